@@ -1,0 +1,1 @@
+//! safetensors: header, shard index and writer.
