@@ -42,26 +42,22 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    fn zeroed(bytes: usize) -> Self {
-        if bytes >= MAP_BYTES_MIN
-            && let Some(map) = Self::map(bytes)
-        {
-            return map;
+    fn zeroed(bytes: usize) -> Option<Self> {
+        if bytes >= MAP_BYTES_MIN {
+            return Self::map(bytes);
         }
         let align = if bytes >= PAGE_BYTES { PAGE_BYTES } else { 64 };
-        let layout = std::alloc::Layout::from_size_align(bytes.max(1), align)
-            .expect("a buffer's size fits an isize");
+        let layout = std::alloc::Layout::from_size_align(bytes.max(1), align).ok()?;
         // SAFETY: the layout has a size of at least one byte.
         let ptr = unsafe { std::alloc::alloc_zeroed(layout) };
-        let Some(ptr) = NonNull::new(ptr) else { std::alloc::handle_alloc_error(layout) };
-        Self::Heap { ptr, layout }
+        NonNull::new(ptr).map(|ptr| Self::Heap { ptr, layout })
     }
 
     fn map(bytes: usize) -> Option<Self> {
         use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
-        let bytes = page_ceil(bytes);
+        let bytes = bytes.checked_next_multiple_of(PAGE_BYTES)?;
         let huge = bytes >= HUGE_BYTES_MIN;
-        let base_bytes = if huge { bytes + HUGE_PAGE_BYTES } else { bytes };
+        let base_bytes = if huge { bytes.checked_add(HUGE_PAGE_BYTES)? } else { bytes };
         // SAFETY: a fresh private anonymous mapping at an address that the kernel chooses.
         let base = unsafe {
             mmap_anonymous(
@@ -114,9 +110,18 @@ pub struct Buffer {
 
 impl Buffer {
     /// Allocates `len` zero bytes; from 4 KiB they are page-aligned.
+    ///
+    /// # Panics
+    /// Where memory is out; [`Buffer::try_zeroed`] tells instead.
     #[must_use]
     pub fn zeroed(len: usize) -> Self {
-        Self { memory: Memory::zeroed(len), len, capacity: len }
+        Self::try_zeroed(len).expect("memory for a buffer")
+    }
+
+    /// Allocates `len` zero bytes, `None` where memory or address space is out.
+    #[must_use]
+    pub fn try_zeroed(len: usize) -> Option<Self> {
+        Memory::zeroed(len).map(|memory| Self { memory, len, capacity: len })
     }
 
     /// Returns how many bytes the allocation holds.

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `milepost` binary: see `milepost --help`.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -13,7 +13,8 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread::JoinHandle,
+    task::{Context, Poll, Wake},
+    thread::{JoinHandle, Thread},
 };
 
 /// Who goes first where work waits for threads, slots or memory; lower is sooner.
@@ -136,6 +137,18 @@ impl Pool {
             });
             drop(answer.send(result));
         });
+        self.queue(priority, job);
+        async move {
+            receive.await.unwrap_or_else(|_| Err(Error::cancelled("the engine was shut down")))
+        }
+    }
+
+    /// Runs `job` on a thread of the pool; nobody waits for it but the pool's drop.
+    pub(crate) fn launch(&self, priority: Priority, job: impl FnOnce() + Send + 'static) {
+        self.queue(priority, Box::new(job));
+    }
+
+    fn queue(&self, priority: Priority, job: Job) {
         {
             let mut queue = self.shared.lock();
             let order = (priority, queue.sequence);
@@ -143,9 +156,6 @@ impl Pool {
             queue.jobs.push(Queued { order, job });
         }
         self.shared.wake.notify_one();
-        async move {
-            receive.await.unwrap_or_else(|_| Err(Error::cancelled("the engine was shut down")))
-        }
     }
 }
 
@@ -183,6 +193,27 @@ fn work(shared: &Shared) {
             }
         };
         job();
+    }
+}
+
+/// Waits for a future on this thread, which sleeps in between; no runtime is needed or disturbed.
+///
+/// Never called from a job of a pool: the job might wait for its own thread.
+pub(crate) fn wait<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let mut future = std::pin::pin!(future);
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
     }
 }
 

@@ -6,13 +6,18 @@
 //! - [`zarr3`]: array and group documents in our profile, shard index, consolidated metadata
 //! - [`record`]: the commit record of a checkpoint
 //! - [`index`]: the pytree metadata index of an item
+//! - [`npy`]: the header of a `.npy` file
 //! - [`safetensors`]: header, shard index and writer of safetensors files
 
 mod dtype;
 mod error;
+mod hex;
 pub mod index;
+mod json;
+pub mod npy;
 pub mod record;
 pub mod safetensors;
+mod version;
 pub mod zarr3;
 
 pub use dtype::DataType;

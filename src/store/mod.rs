@@ -7,18 +7,43 @@
 //! Futures need no runtime of the caller's: local work runs on the engine's disk threads, remote requests on
 //! the engine's own Tokio runtime. Dropping a read future gives its result up; the buffers it owns are freed when
 //! the system call returns.
+//!
+//! - `local/`: the file system; [`memory`]: tests and scratch; [`object`]: everything `object_store` speaks, on
+//!   the runtime of [`remote`];
+//! - [`url`]: from what a user types to a [`Place`]; [`key`]: what a key may be;
+//! - [`fault`]: a store that fails on purpose; [`mod@probe`]: what a place can do, found out by trying.
+
+mod fault;
+mod key;
+mod local;
+mod memory;
+mod object;
+mod probe;
+mod remote;
+#[cfg(test)]
+mod tests;
+mod url;
+
+pub use fault::{Action, Count, FaultStore, Operation, Verb};
+pub(crate) use local::LocalStore;
+pub use memory::MemoryStore;
+pub use object::ObjectStoreAdapter;
+pub use probe::{Finding, Outcome, probe};
+pub use remote::Remote;
+pub(crate) use url::Stores;
 
 use crate::{
     buffer::{Buffer, Region},
-    error::Result,
+    error::{Error, Result},
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::{fmt, path::Path, sync::Arc, time::SystemTime};
 
-pub use crate::tasks::Priority;
+pub(crate) use crate::tasks::Priority;
 
 /// What a store can do and how it wants to be used.
+#[expect(clippy::struct_excessive_bools, reason = "a table of yes and no, each with its name")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// A directory can be renamed atomically, without replacing another.
@@ -65,6 +90,47 @@ pub enum Span {
         /// Number of bytes.
         len: u64,
     },
+}
+
+impl Span {
+    /// Returns offset and length in an object of `size` bytes.
+    ///
+    /// Called before anything is allocated: the length is then that of bytes which are there.
+    ///
+    /// # Errors
+    /// `Corrupt` where the object is longer (`Whole`) or shorter (the others) than that.
+    fn resolve(self, size: u64) -> Result<(u64, u64)> {
+        let truncated = |expected: u64| {
+            Error::corrupt("object is truncated")
+                .with("range", self)
+                .with("expected_bytes", expected)
+                .with("actual_bytes", size)
+        };
+        match self {
+            Self::Whole { bytes_max } if size > bytes_max => {
+                Err(Error::corrupt("object is longer than it can be")
+                    .with("bytes_max", bytes_max)
+                    .with("actual_bytes", size))
+            }
+            Self::Whole { .. } => Ok((0, size)),
+            Self::Range { offset, len } => match offset.checked_add(len) {
+                Some(end) if end <= size => Ok((offset, len)),
+                end => Err(truncated(end.unwrap_or(u64::MAX))),
+            },
+            Self::Suffix { len } if len > size => Err(truncated(len)),
+            Self::Suffix { len } => Ok((size - len, len)),
+        }
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole { .. } => f.write_str(".."),
+            Self::Range { offset, len } => write!(f, "{offset}..{}", offset.saturating_add(*len)),
+            Self::Suffix { len } => write!(f, "last {len}"),
+        }
+    }
 }
 
 /// An object as a listing or a head shows it.
@@ -140,7 +206,10 @@ pub trait Store: fmt::Debug + Send + Sync {
         priority: Priority,
     ) -> BoxFuture<'static, Result<()>>;
 
-    /// Creates a small object; `AlreadyExists` where one is there. Of several callers one wins.
+    /// Creates a small object, durably; `AlreadyExists` where one is there. Of several callers one wins.
+    ///
+    /// The payload must name its writer (an id): where the answer of a remote store is lost, the object is
+    /// read back, and equal bytes are taken for our own.
     fn put_new(&self, key: &str, payload: Bytes) -> BoxFuture<'static, Result<()>>;
 
     /// Starts an object that is written at offsets; `bytes` is its expected size, for preallocation.
@@ -152,6 +221,14 @@ pub trait Store: fmt::Debug + Send + Sync {
         bytes: u64,
         priority: Priority,
     ) -> BoxFuture<'static, Result<Arc<dyn ObjectWriter>>>;
+
+    /// Copies an object inside the store; `Unsupported` without [`Capabilities::copy`].
+    fn copy(&self, from: &str, _to: &str) -> BoxFuture<'static, Result<()>> {
+        let error = Error::unsupported("this store cannot copy objects")
+            .with("object", from)
+            .with("store", self.url());
+        Box::pin(futures::future::ready(Err(error)))
+    }
 
     /// Returns size and time of an object.
     fn head(&self, key: &str) -> BoxFuture<'static, Result<ObjectMeta>>;
@@ -176,6 +253,11 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Creates an empty directory chain where the store has directories; else a no-op.
     fn create_dir(&self, prefix: &str) -> BoxFuture<'static, Result<()>>;
+
+    /// Finds out what is special about the place of an existing, empty prefix, by trying inside it.
+    fn inspect(&self, _prefix: &str) -> BoxFuture<'static, Result<Vec<Finding>>> {
+        Box::pin(futures::future::ready(Ok(Vec::new())))
+    }
 
     /// Tells the place of a prefix in the local file system, where it has one.
     fn local_path(&self, _key: &str) -> Option<std::path::PathBuf> {

@@ -1,4 +1,35 @@
 //! The index of an item: its containers, its leaves and every stored object with size and checksum.
+//!
+//! One request opens an item: the index is the only chunk of a uint8 array beside the item, so any Zarr
+//! reader gets its JSON (spec/index.md). It says nothing that the item's own nodes do not say: keys,
+//! containers and logical types are in their attributes too ([`leaf_attributes`], [`group_attributes`]),
+//! and an index that is lost can be rebuilt.
+//!
+//! ```text
+//! Index ──to_json──▶ canonical JSON ──zstd, crc32c──▶ _milepost/<item>/c.0        (to_chunk)
+//!       ◀─parse_json─                ◀──────────────                              (parse_chunk)
+//! ```
+//!
+//! The tree is written as a flat list of branches, parents first: JSON nests by a few levels however deep
+//! the tree is, and neither parser nor writer needs a stack.
+//!
+//! **Invariant:** an index that parses is consistent: every leaf is in the tree exactly once, paths are
+//! legal and distinct, shapes agree, and the objects are as many as the grid has cells.
+
+mod attributes;
+mod check;
+mod chunk;
+mod key;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use attributes::{
+    ChildMark, GroupAttributes, LeafAttributes, group_attributes, leaf_attributes,
+    parse_group_attributes, parse_leaf_attributes,
+};
+pub use check::{DEPTH_MAX, NODE_NAME_BYTES_MAX, NODE_PATH_BYTES_MAX, is_node_name, is_node_path};
+pub use chunk::{INDEX_JSON_BYTES_MAX, IndexChunk, index_document, index_group_document};
 
 use crate::DataType;
 
@@ -125,6 +156,9 @@ pub struct Group {
 }
 
 /// The pytree metadata index of one item.
+///
+/// An item that is not a tree has one, too: of an array or bytes the root is leaf 0 at the empty path, of
+/// JSON it is [`Node::None`] with one group at the empty path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Index {
     /// The container structure.

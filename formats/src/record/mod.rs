@@ -1,5 +1,32 @@
-//! The commit record: `attributes.milepost` of a checkpoint's root group.
+//! The commit record: `attributes.milepost` of a checkpoint's root group, and the other root documents.
+//!
+//! The record is the last object of a checkpoint that is written; where it is whole, the checkpoint is. It
+//! hashes itself, and each item's index by size and hash, and an index holds size and checksum of every
+//! stored object: from one small document, every byte of a checkpoint can be proven.
+//!
+//! ```text
+//! zarr.json   {"attributes":{"milepost":{…,"hash":"<xxh3-128 of this text, these digits 0>",…}},…}
+//!   └─ items[i].index_hash ──▶ _milepost/<item>/c.0 ──▶ every zarr.json, chunk object and shard
+//! ```
+//!
+//! **Invariant:** the documents that no index lists (`_milepost/zarr.json`, `_milepost/<item>/zarr.json`) are
+//! pure functions of the record ([`crate::index::index_group_document`],
+//! [`crate::index::index_document`]); a claim, which is not, is in [`Record::claim`] by size and checksum.
 
+mod documents;
+mod root;
+pub mod tagged;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use documents::{
+    Claim, claim_document, json_document, parse_claim, parse_json_document, revoked_document,
+    run_document,
+};
+pub use wire::{METADATA_BYTES_MAX, RECORD_BYTES_MAX};
+
+use crate::index::Object;
 use serde_json::{Map, Value};
 
 /// What an item is.
@@ -62,9 +89,11 @@ pub struct Record {
     pub committed_ms: u64,
     /// The items, sorted by name.
     pub items: Vec<Item>,
-    /// The user's metadata.
+    /// `_milepost/zarr.json` where it is a claim (object stores), by size and checksum.
+    pub claim: Option<Object>,
+    /// The user's metadata, with non-finite floats as [`tagged`] has them.
     pub metadata: Map<String, Value>,
-    /// The metrics of the step.
+    /// The metrics of the step, likewise.
     pub metrics: Map<String, Value>,
     /// Stages up to data written.
     pub timings: Vec<Timing>,
@@ -75,10 +104,20 @@ pub struct Record {
 /// What the root document of a place says it is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Root {
-    /// A checkpoint, with its record.
-    Checkpoint(Record),
+    /// A checkpoint.
+    Checkpoint {
+        /// Its record, whose hash is right.
+        record: Box<Record>,
+        /// Whether another tool wrote the document anew, with equal content.
+        rewritten: bool,
+    },
     /// A run, with the `milepost` attribute's other members.
     Run(Map<String, Value>),
+    /// A checkpoint that was deleted, or an attempt that was taken over and can never be committed.
+    Revoked {
+        /// Who revoked it.
+        writer: String,
+    },
     /// Any other Zarr node.
     Foreign,
 }

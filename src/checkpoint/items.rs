@@ -1,0 +1,311 @@
+//! Items: named parts of a checkpoint, and how each becomes nodes, documents and chunks.
+
+use super::{
+    layout::{DOCUMENT, join},
+    names::dimension_names,
+    options::{Consolidate, SaveOptions},
+};
+use crate::{
+    array::{Leaf, Stored, codec_text, document, write::LeafPlan},
+    chunk::plan,
+    codec::crc32c,
+    error::{Error, Result},
+    io::write::{Body, ObjectPlan, Written},
+    store::Place,
+    tree::{Layout, LeafNode, Tree, lay_out, to_node},
+};
+use bytes::Bytes;
+use milepost_formats::{
+    index::{self, ChildMark, Group, Index, Object},
+    record::{Item as ItemEntry, ItemKind, json_document},
+    zarr3::{ArrayDocument, GroupDocument},
+};
+use serde_json::Value;
+
+/// JSON values up to this size live in their group's attributes, larger ones in a byte array.
+const INLINE_JSON_BYTES_MAX: usize = 64 * 1024;
+/// Item names are one path segment of plain characters.
+const ITEM_NAME_BYTES_MAX: usize = 200;
+const CONSOLIDATED_LEAVES_MAX: usize = 1_000;
+
+/// A named part of a checkpoint, to save.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Item {
+    /// A pytree of leaves.
+    Tree(Tree<Leaf>),
+    /// A single array.
+    Array(Leaf),
+    /// A JSON value.
+    Json(Value),
+    /// Bytes.
+    Bytes(Bytes),
+}
+
+/// An item ready to be written.
+pub(crate) struct ItemPlan {
+    name: String,
+    kind: ItemKind,
+    index: Index,
+    leaves: Vec<LeafPlan>,
+    documents: Vec<(String, Bytes)>,
+    inline_bytes: u64,
+    pub(crate) notes: Vec<String>,
+}
+
+/// Checks that an item's name is one plain node name.
+pub(crate) fn check_item_name(name: &str) -> Result<()> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let good = !name.is_empty()
+        && name.len() <= ITEM_NAME_BYTES_MAX
+        && name.bytes().all(plain)
+        && !name.starts_with("__")
+        && !name.ends_with('.')
+        && !matches!(name, "_milepost" | "zarr.json");
+    if good {
+        return Ok(());
+    }
+    Err(Error::invalid("an item's name is not a plain word")
+        .with("item", name)
+        .hint("use letters, digits, `.`, `_`, `-`"))
+}
+
+impl ItemPlan {
+    /// Plans an item that will lie below `place`.
+    ///
+    /// # Errors
+    /// `Invalid` names the leaf or the two keys that cannot be stored.
+    pub(crate) fn new(
+        name: &str,
+        item: &Item,
+        place: &Place,
+        options: &SaveOptions,
+    ) -> Result<Self> {
+        check_item_name(name)?;
+        let planned = match item {
+            Item::Tree(tree) => Self::tree(name, ItemKind::Tree, tree, place, options),
+            Item::Array(leaf) => {
+                let tree = Tree::leaf(leaf.clone());
+                Self::tree(name, ItemKind::Array, &tree, place, options)
+            }
+            Item::Bytes(bytes) => {
+                let tree = Tree::leaf(Leaf::bytes(bytes.clone()));
+                Self::tree(name, ItemKind::Bytes, &tree, place, options)
+            }
+            Item::Json(value) => Self::json(name, value, place, options),
+        };
+        planned.map_err(|e| e.with("item", name))
+    }
+
+    fn json(name: &str, value: &Value, place: &Place, options: &SaveOptions) -> Result<Self> {
+        let text = serde_json::to_vec(value)
+            .map_err(|e| Error::invalid("a value is no JSON").because(e))?;
+        if text.len() > INLINE_JSON_BYTES_MAX {
+            let tree = Tree::leaf(Leaf::bytes(text));
+            return Self::tree(name, ItemKind::Json, &tree, place, options);
+        }
+        let document = Bytes::from(json_document(value)?);
+        let group = Group { path: String::new(), document: document_object(&document) };
+        Ok(Self {
+            name: name.to_owned(),
+            kind: ItemKind::Json,
+            index: Index {
+                root: index::Node::None,
+                leaves: Vec::new(),
+                groups: vec![group],
+                foreign_metadata: Vec::new(),
+            },
+            leaves: Vec::new(),
+            documents: vec![(DOCUMENT.to_owned(), document)],
+            inline_bytes: text.len() as u64,
+            notes: Vec::new(),
+        })
+    }
+
+    fn tree(
+        name: &str,
+        kind: ItemKind,
+        tree: &Tree<Leaf>,
+        place: &Place,
+        options: &SaveOptions,
+    ) -> Result<Self> {
+        let layout = lay_out(tree)?;
+        let notes = case_notes(name, &layout, place)?;
+        let dimensions = dimension_names(name, &layout.leaves);
+        let mut planned = Self {
+            name: name.to_owned(),
+            kind,
+            index: Index {
+                root: to_node(tree)?,
+                leaves: Vec::with_capacity(layout.leaves.len()),
+                groups: Vec::with_capacity(layout.groups.len()),
+                foreign_metadata: Vec::new(),
+            },
+            leaves: Vec::with_capacity(layout.leaves.len()),
+            documents: Vec::with_capacity(layout.leaves.len() + layout.groups.len()),
+            inline_bytes: 0,
+            notes,
+        };
+        let consolidate = options.consolidate == Consolidate::Auto
+            && layout.leaves.len() <= CONSOLIDATED_LEAVES_MAX
+            && layout.leaves.iter().all(|l| options.portable || l.leaf.data_type.is_core());
+        let mut members = Vec::new();
+        let shard_bytes = place.store().capabilities().shard_bytes;
+        for (node, dimensions) in layout.leaves.iter().zip(dimensions) {
+            let document = planned
+                .leaf(node, dimensions, shard_bytes, options)
+                .map_err(|e| e.with("leaf", &node.path))?;
+            if consolidate && !node.path.is_empty() {
+                members.push((node.path.clone(), document.to_json()));
+            }
+        }
+        planned.groups(&layout, consolidate.then_some(members));
+        Ok(planned)
+    }
+
+    fn leaf(
+        &mut self,
+        node: &LeafNode<'_, Leaf>,
+        dimension_names: Vec<Option<String>>,
+        shard_bytes: u64,
+        options: &SaveOptions,
+    ) -> Result<ArrayDocument> {
+        let leaf = node.leaf;
+        let stored = if options.portable { leaf.data_type.portable() } else { leaf.data_type };
+        let stored_as = (stored != leaf.data_type).then_some(stored);
+        let item_bytes = stored.size_bytes();
+        let mut plan_options = options.plan_options(shard_bytes);
+        leaf.layout.refine(&mut plan_options);
+        let plan = plan(&leaf.shape, item_bytes, &plan_options)?;
+        let key = node.key.map(std::slice::from_ref).unwrap_or_default();
+        let mut document = document(Stored {
+            data_type: stored,
+            shape: &leaf.shape,
+            chunk_shape: &plan.chunk_shape,
+            shard_shape: plan.shard_shape.as_deref(),
+            compressor: leaf.layout.compressor.unwrap_or(options.compressor),
+            transpose: leaf.layout.transpose.clone(),
+        });
+        document.dimension_names = Some(dimension_names);
+        document.attributes = index::leaf_attributes(key, &leaf.kind, leaf.data_type, stored_as);
+        let bytes = Bytes::from(document.to_bytes());
+        self.index.leaves.push(index::Leaf {
+            path: node.path.clone(),
+            kind: leaf.kind.clone(),
+            data_type: leaf.data_type,
+            stored_as,
+            shape: leaf.shape.clone(),
+            chunk_shape: plan.chunk_shape.clone(),
+            shard_shape: plan.shard_shape.clone(),
+            codec: codec_text(&document),
+            name: leaf.foreign_name.clone(),
+            document: document_object(&bytes),
+            objects: Vec::new(),
+        });
+        self.leaves.push(LeafPlan::new(&node.path, leaf, &plan, document.clone())?);
+        self.documents.push((join(&node.path, DOCUMENT), bytes));
+        Ok(document)
+    }
+
+    /// Writes down the groups, parents after children so that the root's document can carry them all.
+    fn groups(&mut self, layout: &Layout<'_, Leaf>, mut members: Option<Vec<(String, Value)>>) {
+        let mut groups = Vec::with_capacity(layout.groups.len());
+        for node in layout.groups.iter().rev() {
+            let marks = node.children.iter().map(|(key, child)| (key.clone(), mark(child)));
+            let marks: Vec<_> = marks.collect();
+            let key = node.key.map(std::slice::from_ref).unwrap_or_default();
+            let attributes = index::group_attributes(key, node.container, &marks);
+            let mut document = GroupDocument { attributes, consolidated: None };
+            if node.path.is_empty() {
+                document.consolidated = members.take();
+            } else if let Some(members) = &mut members {
+                members.push((node.path.clone(), document.to_json()));
+            }
+            let bytes = Bytes::from(document.to_bytes());
+            groups.push(Group { path: node.path.clone(), document: document_object(&bytes) });
+            self.documents.push((join(&node.path, DOCUMENT), bytes));
+        }
+        groups.reverse();
+        self.index.groups = groups;
+    }
+
+    /// Carries free-form strings of a foreign format in the index.
+    pub(crate) fn set_foreign_metadata(&mut self, metadata: Vec<(String, String)>) {
+        self.index.foreign_metadata = metadata;
+    }
+
+    /// Returns leaves, chunks and decoded bytes, for progress.
+    pub(crate) fn totals(&self) -> (u64, u64, u64) {
+        let chunks = self.leaves.iter().map(LeafPlan::chunks).sum();
+        (self.leaves.len() as u64, chunks, self.data_bytes())
+    }
+
+    fn data_bytes(&self) -> u64 {
+        let leaf = |l: &index::Leaf| crate::array::leaf_bytes(l.data_type, &l.shape).unwrap_or(0);
+        self.inline_bytes + self.index.leaves.iter().map(leaf).sum::<u64>()
+    }
+
+    /// Returns the plans of all objects: documents first, then each leaf's in C order.
+    pub(crate) fn objects(&self, place: &Place) -> Vec<ObjectPlan> {
+        let root = place.join(&self.name);
+        let document = |(key, bytes): &(String, Bytes)| ObjectPlan {
+            key: root.key(key),
+            body: Body::Ready(bytes.clone()),
+        };
+        let mut objects: Vec<ObjectPlan> = self.documents.iter().map(document).collect();
+        for (plan, leaf) in self.leaves.iter().zip(&self.index.leaves) {
+            objects.extend(plan.objects(|key| root.key(&join(&leaf.path, key))));
+        }
+        objects
+    }
+
+    /// Completes the index with what was written; `written` is in the order of [`ItemPlan::objects`].
+    pub(crate) fn complete(mut self, written: &[Written]) -> (Index, ItemEntry) {
+        let (_, mut chunks) = written.split_at(self.documents.len());
+        let mut objects = 0;
+        for (plan, leaf) in self.leaves.iter().zip(&mut self.index.leaves) {
+            let (mine, rest) = chunks.split_at(plan.stored_objects());
+            chunks = rest;
+            leaf.objects = plan.stored(mine);
+            objects += mine.len() as u64;
+        }
+        assert!(chunks.is_empty(), "every written object belongs to a leaf");
+        let entry = ItemEntry {
+            leaves: self.leaves.len() as u64,
+            data_bytes: self.data_bytes(),
+            stored_bytes: written.iter().map(|w| w.bytes).sum(),
+            objects: objects + self.documents.len() as u64,
+            kind: self.kind,
+            index_bytes: 0,
+            index_json_bytes: 0,
+            index_hash: 0,
+            name: self.name,
+        };
+        (self.index, entry)
+    }
+}
+
+fn mark(child: &Tree<Leaf>) -> ChildMark {
+    match child {
+        Tree::None => ChildMark::None,
+        Tree::Branch { container, children } if children.is_empty() => {
+            ChildMark::Empty(container.clone())
+        }
+        _ => ChildMark::Node,
+    }
+}
+
+fn document_object(bytes: &[u8]) -> Object {
+    Object { bytes: bytes.len() as u64, crc32c: crc32c(bytes), content: None }
+}
+
+fn case_notes(item: &str, layout: &Layout<'_, Leaf>, place: &Place) -> Result<Vec<String>> {
+    let sensitive = place.store().capabilities().case_sensitive;
+    if let (false, Some((a, b))) = (sensitive, layout.case_collisions.first()) {
+        return Err(Error::invalid("two keys differ only in case, which the store ignores")
+            .with("leaf", a)
+            .with("other", b));
+    }
+    let notes = layout.case_collisions.iter().take(16);
+    Ok(notes.map(|(a, b)| format!("{item}: `{a}` and `{b}` differ only in case")).collect())
+}

@@ -1,0 +1,339 @@
+//! How a checkpoint becomes visible: whole, at one instant, with one winner (spec/commit.md).
+//!
+//! An [`Attempt`] is where one save writes its objects before anybody sees them.
+//!
+//! - With directory renames (local disks, memory): a directory below `.milepost/tmp` of the run, or a hidden
+//!   sibling of a standalone checkpoint. Committing syncs it, then renames it to its name; an overwrite
+//!   exchanges the two and sweeps the old one afterwards.
+//! - Without (object stores): a prefix of its own, claimed by a conditional create of `_milepost/zarr.json` and committed
+//!   by a conditional create of `zarr.json`. An abandoned attempt is revoked by creating that same object first.
+//!
+//! **Invariant:** nothing that is visible is deleted or changed before its replacement is committed.
+
+use super::layout::{DOCUMENT, INDEXES, RECORD_BYTES_MAX, TMP, revision_name};
+use super::lease::Lease;
+use crate::{
+    error::{Error, ErrorKind, Result},
+    io::Engine,
+    store::{Place, RenameMode, Span},
+    tasks::Priority,
+};
+use bytes::Bytes;
+use milepost_formats::record::{Claim, Root, claim_document, revoked_document};
+use std::{sync::Arc, time::Duration};
+
+/// An attempt whose lease was not renewed for so long may be taken over.
+const LEASE_EXPIRY: Duration = Duration::from_mins(5);
+/// No step was ever overwritten so often; it bounds the search for a free revision.
+const REVISIONS_MAX: u64 = 10_000;
+
+/// When a save counts as done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// After a crash of the machine it is there: data, files and directories are synced before it is visible.
+    #[default]
+    Durable,
+    /// Visible whole or not at all, but a crash of the machine may lose it: for scratch.
+    Published,
+}
+
+/// What the root document of a place says, and its bytes.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Nothing is there, or no document.
+    Nothing,
+    /// A document that could be read.
+    Root(Root),
+    /// A document that is damaged or too new.
+    Bad(Error),
+}
+
+/// Reads the root document of a place.
+///
+/// # Errors
+/// Those of the store; a bad document is no error here.
+pub(crate) async fn look(place: &Place) -> Result<Found> {
+    let span = Span::Whole { bytes_max: RECORD_BYTES_MAX };
+    match place.store().get(&place.key(DOCUMENT), span, Priority::Restore).await {
+        Ok(bytes) => Ok(match Root::parse(&bytes) {
+            Ok(root) => Found::Root(root),
+            Err(error) => Found::Bad(Error::from(error).with("checkpoint", place)),
+        }),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Found::Nothing),
+        Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Found::Bad(e)),
+        Err(e) => Err(e),
+    }
+}
+
+/// What a save wants to become.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    /// Where the checkpoint is to be.
+    pub(crate) target: Place,
+    /// The run it is a step of.
+    pub(crate) run: Option<Place>,
+    /// Whether it may replace one that is there.
+    pub(crate) overwrite: bool,
+    pub(crate) durability: Durability,
+    /// The id of this writer.
+    pub(crate) writer: String,
+}
+
+/// A save on its way: where its objects go until it is committed.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    wish: Wish,
+    place: Place,
+    means: Means,
+}
+
+#[derive(Debug)]
+enum Means {
+    Rename,
+    Claim { _lease: Lease, committed: Option<Place>, claim: Bytes },
+}
+
+impl Attempt {
+    /// Finds a place for the objects of a save, and refuses what could not be committed.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where a checkpoint is there and `overwrite` is not asked for; `Conflict` where another
+    /// writer is at it; `Invalid` where something else is there.
+    pub(crate) async fn begin(engine: &Arc<Engine>, wish: Wish) -> Result<Self> {
+        let capabilities = wish.target.store().capabilities();
+        if !capabilities.writable {
+            return Err(Error::unsupported("the store is read-only").with("store", &wish.target));
+        }
+        if capabilities.rename {
+            return Self::begin_rename(wish).await;
+        }
+        if !capabilities.put_new {
+            return Err(Error::unsupported("the store has no conditional create")
+                .with("store", &wish.target)
+                .hint(
+                    "two writers could not be told apart; `milepost doctor` shows what it can do",
+                ));
+        }
+        Self::begin_claim(engine, wish).await
+    }
+
+    /// Returns where the objects of the attempt are written.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Returns the group document of the indexes as this attempt stores it, where it has its own.
+    pub(crate) fn claim(&self) -> Option<&Bytes> {
+        match &self.means {
+            Means::Rename => None,
+            Means::Claim { claim, .. } => Some(claim),
+        }
+    }
+
+    async fn begin_rename(wish: Wish) -> Result<Self> {
+        refuse_occupied(&wish).await?;
+        let place = if let Some(run) = &wish.run {
+            run.join(&format!("{TMP}/{}", wish.writer))
+        } else {
+            let name = format!("{}.milepost-tmp-{}", wish.target.name(), wish.writer);
+            wish.target.parent().join(&name)
+        };
+        place.store().create_dir(place.prefix()).await?;
+        Ok(Self { wish, place, means: Means::Rename })
+    }
+
+    async fn begin_claim(engine: &Arc<Engine>, wish: Wish) -> Result<Self> {
+        let heartbeat_ms = engine.clock().unix_ms();
+        let claim = Claim { writer: wish.writer.clone(), heartbeat_ms };
+        let claim = Bytes::from(claim_document(&claim));
+        let mut committed = None;
+        for revision in 0..REVISIONS_MAX {
+            if revision > 0 && wish.run.is_none() {
+                return Err(Error::unsupported(
+                    "a standalone checkpoint cannot be overwritten here",
+                )
+                .with("checkpoint", &wish.target)
+                .hint("object stores have no rename: save it as a step of a run, or elsewhere"));
+            }
+            let name = revision_name(wish.target.name(), revision);
+            let place = wish.target.parent().join(&name);
+            match look(&place).await? {
+                Found::Root(Root::Checkpoint { .. }) | Found::Bad(_) => {
+                    committed = Some(place);
+                    continue;
+                }
+                Found::Root(Root::Revoked { .. }) => continue,
+                Found::Root(_) => return Err(occupied(&place)),
+                Found::Nothing => {}
+            }
+            if committed.is_some() && !wish.overwrite {
+                return Err(exists(&wish.target));
+            }
+            let key = place.key(&format!("{INDEXES}/{DOCUMENT}"));
+            match place.store().put_new(&key, claim.clone()).await {
+                Ok(()) => {
+                    let lease = Lease::start(&place, &key, &claim)?;
+                    let means = Means::Claim { _lease: lease, committed, claim };
+                    return Ok(Self { wish, place, means });
+                }
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                    revoke_if_abandoned(&place, &key, &wish).await?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::internal("no free revision of a step").with("step", wish.target.name()))
+    }
+
+    /// Makes the checkpoint visible: its record is the last object written.
+    ///
+    /// # Errors
+    /// `AlreadyExists` or `Conflict` where another writer was first; a failed sync is final for the attempt.
+    ///
+    /// # Cancel safety
+    /// Dropped before the rename or the conditional create: nothing is visible. Dropped after: it is committed.
+    pub(crate) async fn commit(&self, record: Vec<u8>) -> Result<Place> {
+        let store = self.place.store();
+        let key = self.place.key(DOCUMENT);
+        if let Means::Claim { committed, .. } = &self.means {
+            store.put_new(&key, record.into()).await.map_err(|e| match e.kind() {
+                ErrorKind::AlreadyExists => {
+                    Error::conflict("another writer revoked this attempt").because(e)
+                }
+                _ => e,
+            })?;
+            if let Some(old) = committed {
+                sweep_revision(old, &self.wish.writer).await;
+            }
+            return Ok(self.place.clone());
+        }
+        store.put(&key, vec![record.into()], Priority::Foreground).await?;
+        if self.wish.durability == Durability::Durable {
+            store.sync(self.place.prefix()).await?;
+        }
+        let (from, to) = (self.place.prefix(), self.wish.target.prefix());
+        match store.rename(from, to, RenameMode::NoReplace).await {
+            Ok(()) => {}
+            Err(e) if e.kind() == ErrorKind::AlreadyExists && self.wish.overwrite => {
+                self.exchange().await?;
+            }
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                return Err(exists(&self.wish.target).because(e));
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(self.wish.target.clone())
+    }
+
+    /// Puts the new checkpoint in the place of the old one, then sweeps the old one.
+    async fn exchange(&self) -> Result<()> {
+        refuse_occupied(&self.wish).await?;
+        let store = self.place.store();
+        let (from, to) = (self.place.prefix(), self.wish.target.prefix());
+        if !store.capabilities().exchange {
+            return Err(Error::unsupported("the file system cannot exchange two directories")
+                .with("checkpoint", &self.wish.target)
+                .hint("remove the old checkpoint first, or save elsewhere"));
+        }
+        store.rename(from, to, RenameMode::Exchange).await?;
+        // The old checkpoint is under the attempt's name now and nobody's: what fails here is swept later.
+        if let Err(error) = store.delete_all(from).await {
+            tracing::warn!(%error, "the replaced checkpoint could not be swept");
+        }
+        Ok(())
+    }
+
+    /// Sweeps what a failed save has written; what cannot be swept is left to `sweep`.
+    pub(crate) async fn abandon(self) {
+        let store = self.place.store();
+        if matches!(self.means, Means::Claim { .. }) {
+            let record = revoked_document(&self.wish.writer);
+            match store.put_new(&self.place.key(DOCUMENT), record.into()).await {
+                Ok(()) => sweep_revision(&self.place, &self.wish.writer).await,
+                Err(error) => tracing::debug!(%error, "a failed attempt could not be revoked"),
+            }
+            return;
+        }
+        if let Err(error) = store.delete_all(self.place.prefix()).await {
+            tracing::warn!(%error, place = %self.place, "a failed save could not be swept");
+        }
+    }
+}
+
+/// Refuses a target that holds a checkpoint which may not be replaced, or anything else.
+async fn refuse_occupied(wish: &Wish) -> Result<()> {
+    let replaceable = match look(&wish.target).await? {
+        Found::Root(Root::Checkpoint { .. }) => true,
+        Found::Root(_) => false,
+        found => {
+            let listing = wish.target.store().list(wish.target.prefix()).await?;
+            let empty = listing.objects.is_empty() && listing.prefixes.is_empty();
+            if empty && matches!(found, Found::Nothing) {
+                return Ok(());
+            }
+            // A damaged checkpoint of ours still has its indexes.
+            listing.prefixes.iter().any(|name| name == INDEXES)
+        }
+    };
+    match (replaceable, wish.overwrite) {
+        (true, true) => Ok(()),
+        (true, false) => Err(exists(&wish.target)),
+        (false, _) => Err(occupied(&wish.target)),
+    }
+}
+
+fn exists(target: &Place) -> Error {
+    Error::exists("the checkpoint exists already")
+        .with("checkpoint", target)
+        .hint("choose another step, or overwrite it on purpose")
+}
+
+fn occupied(target: &Place) -> Error {
+    Error::invalid("something that is no checkpoint is in the way")
+        .with("checkpoint", target)
+        .hint("choose another place, or move what is there")
+}
+
+/// Revokes the claimed attempt at `place` where its lease has run out.
+async fn revoke_if_abandoned(place: &Place, claim: &str, wish: &Wish) -> Result<()> {
+    let store = place.store();
+    let claimed = store.head(claim).await?.modified;
+    // The store's clock on both sides: a probe object is as old as now.
+    let probe = wish.target.parent().key(&format!(".milepost/probe/{}", wish.writer));
+    store.put(&probe, vec![Bytes::from_static(b"now")], Priority::Foreground).await?;
+    let now = store.head(&probe).await?.modified;
+    store.delete(vec![probe]).await?;
+    if now.duration_since(claimed).unwrap_or_default() < LEASE_EXPIRY {
+        return Err(Error::conflict("another writer is saving this step")
+            .with("checkpoint", place)
+            .hint(
+                "wait for it to end; an abandoned attempt can be taken over after five minutes",
+            ));
+    }
+    match store.put_new(&place.key(DOCUMENT), revoked_document(&wish.writer).into()).await {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            Err(Error::conflict("another writer committed this step just now")
+                .with("checkpoint", place)
+                .because(e))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes a replaced revision invisible, then frees its bytes; its record stays as a tombstone.
+async fn sweep_revision(old: &Place, writer: &str) {
+    let sweep = async {
+        let store = old.store();
+        let record = old.key(DOCUMENT);
+        let tombstone = Bytes::from(revoked_document(writer));
+        store.put(&record, vec![tombstone], Priority::Sweep).await?;
+        let claim = old.key(&format!("{INDEXES}/{DOCUMENT}"));
+        let objects = store.list_all(old.prefix()).await?;
+        let keys = objects.into_iter().map(|o| o.key).filter(|k| *k != record && *k != claim);
+        store.delete(keys.collect()).await
+    };
+    if let Err(error) = sweep.await {
+        tracing::warn!(%error, place = %old, "a replaced revision could not be swept");
+    }
+}

@@ -1,0 +1,333 @@
+//! Saving: items become one plan, the plan is written into an attempt, the record publishes it.
+//!
+//! The life of a save: planned (documents, chunks, key paths checked; nothing is written where anything is
+//! wrong) → attempt begun → data written as one plan, largest objects first → indexes → record → synced →
+//! visible. A failure or a drop anywhere before the last step leaves nothing visible; what was written is swept.
+
+use super::{
+    items::{Item, ItemPlan},
+    layout::{DOCUMENT, INDEXES, TRANSIENT, index_chunk},
+    options::SaveOptions,
+    publish::{Attempt, Wish},
+};
+use crate::{
+    codec::crc32c,
+    error::{Error, ErrorKind, Result},
+    io::{
+        Engine, Progress,
+        read::Context,
+        write::{Body, ObjectPlan, write_all},
+    },
+    store::Place,
+    tasks::{Priority, wait},
+};
+use bytes::Bytes;
+use milepost_formats::{
+    index::{IndexChunk, Object, index_group_document},
+    record::{Item as ItemEntry, Record, Timing, run_document, tagged},
+    zarr3::GroupDocument,
+};
+use serde_json::{Map, Value};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use xxhash_rust::xxh3::xxh3_128;
+
+/// A checkpoint to save: items, metadata and metrics, and where they go.
+///
+/// ```no_run
+/// use milepost::{CheckpointWriter, Engine, Item, Leaf, Tree};
+/// # fn main() -> milepost::Result<()> {
+/// let engine = Engine::shared()?;
+/// let run = engine.place("./run", &[])?;
+/// let state = Tree::dict([("w", Tree::leaf(Leaf::from_vec(vec![1.0_f32; 12], &[3, 4])?))]);
+/// let saved = CheckpointWriter::step(&engine, &run, 100)
+///     .item("state", Item::Tree(state))
+///     .metric("loss", 0.25)
+///     .save_blocking()?;
+/// println!("{} bytes at {}", saved.stored_bytes, saved.place);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct CheckpointWriter {
+    engine: Arc<Engine>,
+    target: Place,
+    run: Option<Place>,
+    step: Option<u64>,
+    items: BTreeMap<String, Item>,
+    duplicate: Option<String>,
+    foreign_metadata: BTreeMap<String, Vec<(String, String)>>,
+    metadata: Map<String, Value>,
+    metrics: Map<String, Value>,
+    options: SaveOptions,
+    priority: Priority,
+    progress: Progress,
+}
+
+/// What a save has committed.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// Where it is.
+    pub place: Place,
+    /// The commit record as it was written.
+    pub record: Record,
+    /// Decoded bytes of all leaves.
+    pub data_bytes: u64,
+    /// Stored bytes of all objects but the record.
+    pub stored_bytes: u64,
+    /// The stages with their times, `sync` and `publish` included.
+    pub stages: Vec<crate::io::Stage>,
+}
+
+impl CheckpointWriter {
+    /// Saves a checkpoint that stands alone at `target`.
+    pub fn standalone(engine: &Arc<Engine>, target: &Place) -> Self {
+        Self::new(engine, target.clone(), None, None)
+    }
+
+    /// Saves `step` of the run at `run`, which is created where it is not there.
+    pub fn step(engine: &Arc<Engine>, run: &Place, step: u64) -> Self {
+        Self::new(engine, run.join(&step.to_string()), Some(run.clone()), Some(step))
+    }
+
+    fn new(engine: &Arc<Engine>, target: Place, run: Option<Place>, step: Option<u64>) -> Self {
+        Self {
+            engine: Arc::clone(engine),
+            target,
+            run,
+            step,
+            items: BTreeMap::new(),
+            duplicate: None,
+            foreign_metadata: BTreeMap::new(),
+            metadata: Map::new(),
+            metrics: Map::new(),
+            options: SaveOptions::default(),
+            priority: Priority::Foreground,
+            progress: Progress::default(),
+        }
+    }
+
+    /// Adds an item; two of one name are an error of the save.
+    pub fn item(mut self, name: impl Into<String>, item: Item) -> Self {
+        let name = name.into();
+        if self.items.insert(name.clone(), item).is_some() {
+            self.duplicate = Some(name);
+        }
+        self
+    }
+
+    /// Carries free-form strings of a foreign format in the index of a tree item.
+    pub fn foreign_metadata(mut self, item: &str, metadata: Vec<(String, String)>) -> Self {
+        self.foreign_metadata.insert(item.to_owned(), metadata);
+        self
+    }
+
+    /// Sets the user's metadata: at most 1 MiB as JSON.
+    pub fn metadata(mut self, metadata: Map<String, Value>) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
+    /// Adds a metric; NaN and infinities are kept.
+    pub fn metric(mut self, name: impl Into<String>, value: f64) -> Self {
+        self.metrics.insert(name.into(), tagged::float(value));
+        self
+    }
+
+    /// Sets how arrays are stored and when the save counts as done.
+    pub fn options(mut self, options: SaveOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Sets who goes first where saves and restores share the engine. Default: foreground.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Sets the progress that is told about every chunk.
+    pub fn progress(mut self, progress: Progress) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// Saves on the calling thread; as [`CheckpointWriter::save`].
+    ///
+    /// # Errors
+    /// As [`CheckpointWriter::save`].
+    pub fn save_blocking(self) -> Result<Saved> {
+        wait(self.save())
+    }
+
+    /// Saves and commits.
+    ///
+    /// # Errors
+    /// `Invalid` where a tree, a name or an option cannot be stored; `AlreadyExists`, `Conflict` by other writers;
+    /// the store's errors. Nothing is visible then, and what was written is swept.
+    ///
+    /// # Cancel safety
+    /// Dropping the future before the commit leaves nothing visible; its files are left to `sweep`.
+    pub async fn save(self) -> Result<Saved> {
+        let step = self.step;
+        let target = self.target.clone();
+        self.run_save().await.map_err(|e| {
+            let e = if let Some(step) = step { e.with("step", step) } else { e };
+            e.with("checkpoint", target)
+        })
+    }
+
+    async fn run_save(self) -> Result<Saved> {
+        let created_ms = self.engine.clock().unix_ms();
+        let started = Instant::now();
+        let plans = self.plan()?;
+        self.progress.stage_done("plan", started);
+        let writer = format!("{:032x}", self.engine.clock().unique_id());
+        let wish = Wish {
+            target: self.target.clone(),
+            run: self.run.clone(),
+            overwrite: self.options.overwrite,
+            durability: self.options.durability,
+            writer: writer.clone(),
+        };
+        if let Some(run) = &self.run {
+            found_run(run).await?;
+        }
+        let attempt = Attempt::begin(&self.engine, wish).await?;
+        let record = Record { step: self.step, writer, created_ms, ..Record::default() };
+        match self.write_and_commit(&attempt, plans, record).await {
+            Ok(saved) => Ok(saved),
+            Err(error) => {
+                attempt.abandon().await;
+                Err(error)
+            }
+        }
+    }
+
+    fn plan(&self) -> Result<Vec<ItemPlan>> {
+        self.options.validate()?;
+        if let Some(name) = &self.duplicate {
+            return Err(Error::invalid("two items have one name").with("item", name));
+        }
+        if self.items.is_empty() {
+            return Err(Error::invalid("a checkpoint without items").hint("add at least one item"));
+        }
+        let mut plans = Vec::with_capacity(self.items.len());
+        for (name, item) in &self.items {
+            let mut plan = ItemPlan::new(name, item, &self.target, &self.options)?;
+            if let Some(metadata) = self.foreign_metadata.get(name) {
+                plan.set_foreign_metadata(metadata.clone());
+            }
+            let (leaves, chunks, bytes) = plan.totals();
+            self.progress.plan(leaves, chunks, bytes);
+            plans.push(plan);
+        }
+        Ok(plans)
+    }
+
+    async fn write_and_commit(
+        &self,
+        attempt: &Attempt,
+        plans: Vec<ItemPlan>,
+        mut record: Record,
+    ) -> Result<Saved> {
+        let place = attempt.place();
+        let context = Context {
+            engine: Arc::clone(&self.engine),
+            store: Arc::clone(place.store()),
+            priority: self.priority,
+            progress: self.progress.clone(),
+        };
+        let started = Instant::now();
+        let mut objects = Vec::new();
+        let mut counts = Vec::with_capacity(plans.len());
+        for plan in &plans {
+            let planned = plan.objects(place);
+            counts.push(planned.len());
+            objects.extend(planned);
+        }
+        let written = write_all(&context, objects).await?;
+        self.progress.stage_done("write", started);
+
+        let started = Instant::now();
+        let mut written = written.as_slice();
+        let mut indexes = Vec::new();
+        for (plan, count) in plans.into_iter().zip(counts) {
+            record.notes.extend(plan.notes.iter().cloned());
+            let (mine, rest) = written.split_at(count);
+            written = rest;
+            let (index, mut entry) = plan.complete(mine);
+            let chunk = index.to_chunk()?;
+            entry.index_bytes = chunk.chunk.len() as u64;
+            entry.index_json_bytes = chunk.json_bytes;
+            entry.index_hash = xxh3_128(&chunk.chunk);
+            indexes.extend(index_objects(place, &entry, chunk));
+            record.items.push(entry);
+        }
+        if let Some(claim) = attempt.claim() {
+            let (bytes, crc32c) = (claim.len() as u64, crc32c(claim));
+            record.claim = Some(Object { bytes, crc32c, content: None });
+        } else {
+            let key = place.key(&format!("{INDEXES}/{DOCUMENT}"));
+            indexes.push(ready(key, index_group_document()));
+        }
+        write_all(&context, indexes).await?;
+        self.progress.stage_done("index", started);
+        self.publish(attempt, record).await
+    }
+
+    async fn publish(&self, attempt: &Attempt, mut record: Record) -> Result<Saved> {
+        record.metadata = tagged::object(self.metadata.clone());
+        record.metrics.clone_from(&self.metrics);
+        let timing = |s: &crate::io::Stage| Timing {
+            stage: s.name.to_owned(),
+            ms: (s.time.as_secs_f64() * 1e6).round() / 1e3,
+        };
+        record.timings = self.progress.stages().iter().map(timing).collect();
+        record.committed_ms = self.engine.clock().unix_ms();
+        let started = Instant::now();
+        let place = attempt.commit(record.to_document()?).await?;
+        self.progress.stage_done("publish", started);
+        let total = |f: fn(&ItemEntry) -> u64| record.items.iter().map(f).sum();
+        Ok(Saved {
+            place,
+            data_bytes: total(|i| i.data_bytes),
+            stored_bytes: total(|i| i.stored_bytes + i.index_bytes),
+            stages: self.progress.stages(),
+            record,
+        })
+    }
+}
+
+fn ready(key: String, bytes: Vec<u8>) -> ObjectPlan {
+    ObjectPlan { key, body: Body::Ready(Bytes::from(bytes)) }
+}
+
+fn index_objects(place: &Place, entry: &ItemEntry, chunk: IndexChunk) -> [ObjectPlan; 2] {
+    let document = place.key(&format!("{INDEXES}/{}/{DOCUMENT}", entry.name));
+    let key = place.key(&index_chunk(&entry.name));
+    [ready(key, chunk.chunk), ready(document, chunk.document)]
+}
+
+/// Writes the documents of a run where there are none; never replaces one.
+async fn found_run(run: &Place) -> Result<()> {
+    let documents = [
+        (run.key(DOCUMENT), run_document(Map::new())?),
+        (run.key(&format!("{TRANSIENT}/{DOCUMENT}")), GroupDocument::default().to_bytes()),
+    ];
+    for (key, document) in documents {
+        let there = match run.store().head(&key).await {
+            Ok(_) => true,
+            Err(e) if e.kind() == ErrorKind::NotFound => false,
+            Err(e) => return Err(e),
+        };
+        if there {
+            continue;
+        }
+        match run.store().put_new(&key, document.into()).await {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}

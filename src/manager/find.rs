@@ -1,0 +1,71 @@
+//! What is at a place: a checkpoint, a run, or Zarr of others; told by its root document, never by its name.
+
+use super::steps::{Run, StepState};
+use crate::{
+    checkpoint::{Checkpoint, Engine, Peek, Place, peek},
+    error::{Error, ErrorKind, Result},
+};
+use std::sync::Arc;
+
+/// What [`find`] found.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// A committed checkpoint, standing alone or a step of a run.
+    Checkpoint(Box<Checkpoint>),
+    /// A run.
+    Run(Run),
+    /// A Zarr group or array that is none of ours.
+    Foreign(Place),
+}
+
+/// Finds out what is at `place`; the name of a step on an object store means its newest revision.
+///
+/// A place without a root document is a run where at least one committed step is below it.
+///
+/// # Errors
+/// `NotFound` where nothing is there, `Corrupt` where the root document is bad, the store's errors.
+pub async fn find(engine: &Arc<Engine>, place: &Place) -> Result<Found> {
+    if let Some(checkpoint) = revision(engine, place).await? {
+        return Ok(Found::Checkpoint(checkpoint));
+    }
+    match peek(engine, place).await? {
+        Peek::Checkpoint(checkpoint) => Ok(Found::Checkpoint(checkpoint)),
+        Peek::Run => Ok(Found::Run(Run::new(engine, place))),
+        Peek::Foreign => Ok(Found::Foreign(place.clone())),
+        Peek::Bad(error) => Err(error.with("checkpoint", place)),
+        Peek::Revoked => {
+            Err(Error::not_found("the checkpoint was deleted").with("checkpoint", place))
+        }
+        Peek::Nothing => {
+            let run = Run::new(engine, place);
+            let steps = match run.steps().await {
+                Ok(steps) => steps,
+                // Nothing, or a store that cannot list.
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => {
+                    Vec::new()
+                }
+                Err(e) => return Err(e),
+            };
+            if steps.iter().any(|s| matches!(s.state, StepState::Committed(_))) {
+                return Ok(Found::Run(run));
+            }
+            Err(Error::not_found("no checkpoint and no run here")
+                .with("place", place)
+                .hint("check the path; a save in the making is not visible"))
+        }
+    }
+}
+
+/// Opens a step by its plain name where stores keep revisions of it; others go the direct way.
+async fn revision(engine: &Arc<Engine>, place: &Place) -> Result<Option<Box<Checkpoint>>> {
+    let Ok(step) = place.name().parse::<u64>() else { return Ok(None) };
+    if place.store().capabilities().rename || place.name() != step.to_string() {
+        return Ok(None);
+    }
+    match Run::new(engine, &place.parent()).step(step).await {
+        Ok(checkpoint) => Ok(Some(Box::new(checkpoint))),
+        // No such step, or a store that cannot list: what is there tells.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => Ok(None),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,11 @@
+//! The one integration-test binary: a room a module, the laws among them.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "seeds and counts belong in the output of a test")]
+
+mod bench;
+mod checkpoint;
+mod cli;
+mod damage;
+mod fuzz;
+mod laws;
