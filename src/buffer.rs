@@ -1,8 +1,9 @@
 //! Owned memory that chunk bytes live in: page-aligned, reusable, divisible into exclusive regions.
 //!
 //! A [`Buffer`] is one allocation. Large ones are anonymous mappings: zero pages that cost nothing until
-//! they are touched, aligned for direct I/O (4 KiB) and, from 4 MiB, for huge pages (2 MiB). A buffer
-//! becomes a [`Region`], and a region divides into disjoint regions that different threads fill; when all
+//! they are touched, aligned for direct I/O (4 KiB) and, from 4 MiB, for huge pages (2 MiB), which are left to
+//! the system's setting: asking for them (`MADV_HUGEPAGE`) made first touch three times slower on a virtual
+//! machine that hands free huge pages back to its host (spec/decisions/0008). A buffer becomes a [`Region`], and a region divides into disjoint regions that different threads fill; when all
 //! but one are gone, [`Region::into_buffer`] gives the whole allocation back.
 //!
 //! It stands on the street because `store`, `io` and `chunk` all pass it (spec/decisions/0002).
@@ -54,7 +55,7 @@ impl Memory {
     }
 
     fn map(bytes: usize) -> Option<Self> {
-        use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+        use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
         let bytes = bytes.checked_next_multiple_of(PAGE_BYTES)?;
         let huge = bytes >= HUGE_BYTES_MIN;
         let base_bytes = if huge { bytes.checked_add(HUGE_PAGE_BYTES)? } else { bytes };
@@ -75,9 +76,6 @@ impl Memory {
         let skip = base.as_ptr().align_offset(HUGE_PAGE_BYTES);
         // SAFETY: the mapping is one huge page longer than `bytes`, and `skip` is less than that.
         let ptr = unsafe { base.add(skip) };
-        // SAFETY: the range lies inside our own mapping; the advice does not change its contents.
-        // A refusal costs speed only.
-        let _ = unsafe { madvise(ptr.as_ptr().cast(), bytes, Advice::LinuxHugepage) };
         Some(Self::Map { base, base_bytes, ptr })
     }
 

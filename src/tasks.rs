@@ -145,6 +145,11 @@ impl Pool {
 
     /// Runs `job` on a thread of the pool; nobody waits for it but the pool's drop.
     pub(crate) fn launch(&self, priority: Priority, job: impl FnOnce() + Send + 'static) {
+        let job = move || {
+            if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                tracing::error!("a launched job panicked");
+            }
+        };
         self.queue(priority, Box::new(job));
     }
 

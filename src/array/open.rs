@@ -1,7 +1,7 @@
 //! An array that is open for reading: its document understood, nothing else fetched.
 
 use crate::{
-    chunk::Grid,
+    chunk::{Grid, Subset},
     codec::{Chain, ForeignArray},
     dtype::DataType,
     error::{Error, Result},
@@ -9,9 +9,15 @@ use crate::{
 };
 use milepost_formats::{
     index::Object,
-    zarr3::{ArrayDocument, Document},
+    zarr3::{ArrayDocument, Document, ShardIndex},
 };
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// So many chunks of a document's claim are believed in one read: about 400 MB of plan, 4 TiB at 4 MiB each.
+const CLAIMED_CHUNKS_MAX: usize = 1 << 20;
 
 /// What a chunk that is not stored means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +57,12 @@ pub(crate) struct OpenArray {
     pub(crate) missing: Missing,
     /// The stored objects, where an index told.
     objects: Option<Arc<[Object]>>,
+    /// Shard indexes that were read, by shard.
+    indexes: Mutex<HashMap<Vec<u64>, Arc<ShardIndex>>>,
 }
+
+/// So many entries of shard indexes a handle keeps: 16 MiB of them.
+const INDEX_ENTRIES_MAX: usize = 1 << 20;
 
 impl OpenArray {
     /// Understands `document`, the `zarr.json` at `root`.
@@ -89,6 +100,7 @@ impl OpenArray {
                         document,
                     })),
                     objects: None,
+                    indexes: Mutex::default(),
                 })
             }
             Document::Foreign(foreign) => {
@@ -103,6 +115,7 @@ impl OpenArray {
                     grid: Arc::clone(array.grid()),
                     format: Format::Foreign(Arc::new(array)),
                     objects: None,
+                    indexes: Mutex::default(),
                 })
             }
         }
@@ -114,10 +127,44 @@ impl OpenArray {
         self
     }
 
+    /// Returns the index of a shard where this handle has read it.
+    pub(crate) fn known_index(&self, shard: &[u64]) -> Option<Arc<ShardIndex>> {
+        self.indexes.lock().unwrap_or_else(PoisonError::into_inner).get(shard).cloned()
+    }
+
+    /// Keeps the index of a shard for the next read through this handle, forgetting others beyond a limit.
+    pub(crate) fn keep_index(&self, shard: &[u64], index: &Arc<ShardIndex>) {
+        let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept: usize = indexes.values().map(|index| index.entries.len()).sum();
+        if kept + index.entries.len() > INDEX_ENTRIES_MAX {
+            indexes.clear();
+        }
+        indexes.insert(shard.to_vec(), Arc::clone(index));
+    }
+
     /// Returns the size of a stored object, where an index told.
     pub(crate) fn object_bytes(&self, linear: u64) -> Option<u64> {
         let objects = self.objects.as_ref()?;
         objects.get(usize::try_from(linear).ok()?).map(|o| o.bytes)
+    }
+
+    /// Counts the chunks that one read of `subset` plans.
+    ///
+    /// # Errors
+    /// `Unsupported` beyond a million, where only a document claims them: each costs memory before a byte is read.
+    pub(crate) fn count_chunks(&self, subset: &Subset) -> Result<u64> {
+        if self.objects.is_some() {
+            return Ok(self.grid.intersecting(subset).count() as u64);
+        }
+        let chunks = self.grid.intersecting(subset).take(CLAIMED_CHUNKS_MAX + 1).count();
+        if chunks <= CLAIMED_CHUNKS_MAX {
+            return Ok(chunks as u64);
+        }
+        Err(Error::unsupported("a read of more chunks than one plan holds")
+            .with("leaf", &self.leaf)
+            .with("shape", format!("{:?}", self.shape))
+            .with("chunks_max", CLAIMED_CHUNKS_MAX)
+            .hint("read it slice by slice"))
     }
 
     /// Returns the shape of a whole chunk of ours.

@@ -23,6 +23,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use milepost_formats::zarr3::{IndexLocation, ShardIndex};
 use std::{collections::HashMap, sync::Arc};
 
+/// One read touches at most so many chunks: each costs a few hundred bytes of plan.
+const CHUNKS_MAX: u64 = 1 << 24;
 /// Beyond this a claimed stored size of a chunk is not believed, per decoded byte.
 const EXPANSION_MAX: u64 = 2;
 const EXPANSION_SLACK_BYTES: u64 = 1 << 20;
@@ -64,6 +66,7 @@ pub(crate) async fn plan(
     buffer: Buffer,
     cast: Option<Cast>,
 ) -> Result<Reads> {
+    check_sizes(array, subset, &buffer, cast)?;
     let region = Region::from(buffer);
     match &array.format {
         Format::Ours(ours) => {
@@ -77,6 +80,29 @@ pub(crate) async fn plan(
         }
         Format::Foreign(foreign) => read_foreign(array, foreign, subset, region, cast),
     }
+}
+
+/// Refuses what a document or an index only claims: types of another size than is stored, chunks beyond counting.
+fn check_sizes(
+    array: &OpenArray,
+    subset: &Subset,
+    buffer: &Buffer,
+    cast: Option<Cast>,
+) -> Result<()> {
+    let item_bytes = cast.map_or(array.item_bytes, |c| c.to().size_bytes());
+    let from_bytes = cast.map_or(array.item_bytes, |c| c.from().size_bytes());
+    let wanted = subset.elements().checked_mul(item_bytes as u64);
+    if wanted != Some(buffer.len() as u64) || from_bytes != array.item_bytes {
+        return Err(Error::corrupt("the stored data type has not the size of the logical one")
+            .with("leaf", &array.leaf));
+    }
+    if array.grid.intersecting_count(subset) > CHUNKS_MAX {
+        return Err(Error::unsupported("a read of too many chunks")
+            .with("leaf", &array.leaf)
+            .with("chunks_max", CHUNKS_MAX)
+            .hint("read it by boxes"));
+    }
+    Ok(())
 }
 
 fn all_runs(array: &OpenArray, subset: &Subset) -> bool {
@@ -115,31 +141,48 @@ async fn locate(
         return Ok(chunks.map(|chunk| locate_object(array, ours, &chunk)).collect());
     };
     let counts = ours.document.chunks_per_shard();
-    let mut shards: HashMap<Vec<u64>, Option<(Arc<str>, ShardIndex)>> = HashMap::new();
+    let mut shards: Shards = HashMap::new();
     let mut wanted = Vec::new();
     for chunk in array.grid.intersecting(subset) {
         let shard: Vec<u64> = chunk.iter().zip(&counts).map(|(i, n)| i / n).collect();
-        if shards.insert(shard.clone(), None).is_none() {
-            wanted.push(shard);
+        if shards.contains_key(&shard) {
+            continue;
         }
+        let known = array.known_index(&shard);
+        if known.is_none() {
+            wanted.push(shard.clone());
+        }
+        shards.insert(shard, known);
     }
     let fetched: Vec<_> = stream::iter(wanted)
         .map(|shard| async move {
             let index = shard_index(context, array, ours, &shard, sharding.index_location).await?;
+            let index = index.map(Arc::new);
+            if let Some(index) = &index {
+                array.keep_index(&shard, index);
+            }
             Ok::<_, Error>((shard, index))
         })
         .buffer_unordered(context.concurrency())
         .try_collect()
         .await?;
     shards.extend(fetched);
+    let mut keys = HashMap::new();
     let chunks = array.grid.intersecting(subset);
-    chunks.map(|chunk| locate_in_shard(array, ours, &shards, &counts, &chunk)).collect()
+    chunks
+        .map(|chunk| locate_in_shard((array, ours), &shards, &mut keys, &counts, &chunk))
+        .collect()
 }
+
+/// The indexes of the shards of one read; `None` where a shard is not there.
+type Shards = HashMap<Vec<u64>, Option<Arc<ShardIndex>>>;
 
 fn locate_object(array: &OpenArray, ours: &Ours, chunk: &[u64]) -> Located {
     let key: Arc<str> = array.root.key(&ours.document.object_key(chunk)).into();
     let fixed = ours.chain.encoded_bytes_fixed().map(|n| n as u64);
-    let known = fixed.or_else(|| array.object_bytes(array.grid.linear(chunk)));
+    let most = ours.chain.decoded_bytes() as u64 * EXPANSION_MAX + EXPANSION_SLACK_BYTES;
+    let told = array.object_bytes(array.grid.linear(chunk)).filter(|bytes| *bytes <= most);
+    let known = fixed.or(told);
     match (array.missing, known) {
         (Missing::Corrupt, Some(len)) => Located::Range { key, offset: 0, len },
         _ => Located::Object { key },
@@ -152,7 +195,7 @@ async fn shard_index(
     ours: &Ours,
     shard: &[u64],
     location: IndexLocation,
-) -> Result<Option<(Arc<str>, ShardIndex)>> {
+) -> Result<Option<ShardIndex>> {
     let key: Arc<str> = array.root.key(&ours.document.object_key(shard)).into();
     let crc32c = ours.document.codecs.sharding.as_ref().is_some_and(|s| s.index_crc32c);
     let chunks: u64 = ours.document.chunks_per_shard().iter().product();
@@ -178,18 +221,20 @@ async fn shard_index(
     let linear = ours.stored_grid.linear(shard);
     let index = ShardIndex::parse(&bytes, chunks, crc32c, array.object_bytes(linear))
         .map_err(|e| Error::from(e).with("object", &key).with("leaf", &array.leaf))?;
-    Ok(Some((key, index)))
+    Ok(Some(index))
 }
 
 fn locate_in_shard(
-    array: &OpenArray,
-    ours: &Ours,
-    shards: &HashMap<Vec<u64>, Option<(Arc<str>, ShardIndex)>>,
+    (array, ours): (&OpenArray, &Ours),
+    shards: &Shards,
+    keys: &mut HashMap<Vec<u64>, Arc<str>>,
     counts: &[u64],
     chunk: &[u64],
 ) -> Result<Located> {
     let shard: Vec<u64> = chunk.iter().zip(counts).map(|(i, n)| i / n).collect();
-    let Some(Some((key, index))) = shards.get(&shard) else { return Ok(Located::Missing) };
+    let Some(Some(index)) = shards.get(&shard) else { return Ok(Located::Missing) };
+    let name = ours.document.object_key(&shard);
+    let key = &*keys.entry(shard).or_insert_with(|| array.root.key(&name).into());
     let linear = chunk.iter().zip(counts).fold(0, |linear, (i, n)| linear * n + i % n);
     let entry = usize::try_from(linear).ok().and_then(|i| index.entries.get(i).copied()).flatten();
     let context = |e: Error| {
@@ -333,7 +378,9 @@ fn read_scattered(
                         .with("object", &object)),
                 });
                 let bytes_max = decoded * EXPANSION_MAX + EXPANSION_SLACK_BYTES;
-                whole.push(WholeItem { key, bytes_max, reserve_bytes: decoded, raw_bytes, finish });
+                let leaf = Arc::clone(&array.leaf);
+                let reserve_bytes = decoded * 2;
+                whole.push(WholeItem { key, bytes_max, reserve_bytes, raw_bytes, leaf, finish });
             }
         }
     }
@@ -369,7 +416,15 @@ fn read_foreign(
                 .map_err(|e| sink.place(e).with("object", &object))
         });
         let bytes_max = decoded * EXPANSION_MAX + FOREIGN_SLACK_BYTES;
-        whole.push(WholeItem { key, bytes_max, reserve_bytes: decoded * 2, raw_bytes, finish });
+        let leaf = Arc::clone(&array.leaf);
+        whole.push(WholeItem {
+            key,
+            bytes_max,
+            reserve_bytes: decoded * 2,
+            raw_bytes,
+            leaf,
+            finish,
+        });
     }
     Ok(Reads { ranged: Vec::new(), whole, destination: Destination::Scatter(target) })
 }

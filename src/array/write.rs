@@ -130,6 +130,7 @@ impl LeafPlan {
         let shared = Arc::clone(&self.shared);
         let subset = shared.grid.chunk_box(&chunk);
         let raw_bytes = subset.elements() * shared.item_bytes as u64;
+        let scratch_bytes = shared.scratch_bytes(&subset);
         let produce = move |out: &mut [u8]| {
             shared
                 .encode(&subset, out)
@@ -137,6 +138,7 @@ impl LeafPlan {
         };
         Part {
             bytes_max: self.shared.chain.encoded_bytes_max(),
+            scratch_bytes,
             raw_bytes,
             produce: Box::new(produce),
         }
@@ -209,6 +211,19 @@ impl Shared {
         gather(Block::new(&inner, subset.shape(), self.item_bytes), &whole, &mut target);
         let bytes = self.chain.encode_into(&chunk, out)?;
         Ok(Encoded { bytes, crc32c: crc32c(&out[..bytes]), content: content_hash(&inner) })
+    }
+
+    /// Returns how much memory [`Shared::encode`] takes for a chunk beside its output.
+    fn scratch_bytes(&self, subset: &Subset) -> usize {
+        let chunk_bytes = self.chain.decoded_bytes();
+        let inside = small(subset.elements()) * self.item_bytes;
+        let in_place = self.chain.is_plain() && self.starts_chunk(subset);
+        let whole_run = inside == chunk_bytes && self.run(subset).is_some();
+        match (in_place || whole_run, inside == chunk_bytes) {
+            (true, _) => 0,
+            (false, true) => inside,
+            (false, false) => inside + chunk_bytes,
+        }
     }
 
     /// Tells whether the elements of the chunk that exist are a run at its start.

@@ -1,5 +1,6 @@
 //! One leaf of a checkpoint, or one array of foreign Zarr, open for reading.
 
+use super::reader::Checkpoint;
 use crate::{
     array::{
         Element, check_element, leaf_bytes,
@@ -58,6 +59,7 @@ pub struct LeafHandle {
     array: OpenArray,
     kind: LeafKind,
     data_type: Option<DataType>,
+    checkpoint: Option<Checkpoint>,
 }
 
 impl LeafHandle {
@@ -69,7 +71,21 @@ impl LeafHandle {
         data_type: Option<DataType>,
     ) -> Self {
         let data_type = data_type.or(array.data_type);
-        Self { context, array, kind, data_type }
+        Self { context, array, kind, data_type, checkpoint: None }
+    }
+
+    /// Names the checkpoint that the leaf is of, for errors.
+    pub(crate) fn of(mut self, checkpoint: &Checkpoint) -> Self {
+        self.checkpoint = Some(checkpoint.clone());
+        self
+    }
+
+    fn blame(&self, error: Error) -> Error {
+        let error = error.with("leaf", self.path());
+        match &self.checkpoint {
+            Some(checkpoint) => checkpoint.blame(error),
+            None => error,
+        }
     }
 
     /// Returns the key path in its text form.
@@ -130,6 +146,15 @@ impl LeafHandle {
         data_type: Option<DataType>,
         rule: CastRule,
     ) -> Result<ArrayData> {
+        self.read_cast(subset, data_type, rule).await.map_err(|e| self.blame(e))
+    }
+
+    async fn read_cast(
+        &self,
+        subset: &Subset,
+        data_type: Option<DataType>,
+        rule: CastRule,
+    ) -> Result<ArrayData> {
         let stored = self.data_type().ok_or_else(|| {
             Error::unsupported("the data type has no counterpart here").with("leaf", self.path())
         })?;
@@ -145,8 +170,8 @@ impl LeafHandle {
                 .with("box", subset)
                 .with("shape", format!("{:?}", self.shape())));
         }
+        let chunks = self.array.count_chunks(subset)?;
         let buffer = allocate(wanted, subset.shape())?;
-        let chunks = self.array.grid.intersecting(subset).count() as u64;
         let bytes = subset.elements() * self.array.item_bytes as u64;
         self.context.progress.plan(1, chunks, bytes);
         let reads = plan(&self.context, &self.array, subset, buffer, cast).await?;
@@ -157,9 +182,14 @@ impl LeafHandle {
 
     /// Reads a box as stored; the caller has told the progress what is to come.
     pub(crate) async fn read_planned(&self, subset: &Subset) -> Result<Buffer> {
+        self.read_stored(subset).await.map_err(|e| self.blame(e))
+    }
+
+    async fn read_stored(&self, subset: &Subset) -> Result<Buffer> {
         let stored = self.data_type().ok_or_else(|| {
             Error::unsupported("the data type has no counterpart here").with("leaf", self.path())
         })?;
+        self.array.count_chunks(subset)?;
         let buffer = allocate(stored, subset.shape())?;
         let reads = plan(&self.context, &self.array, subset, buffer, None).await?;
         Ok(run(&self.context, vec![reads]).await?.remove(0))

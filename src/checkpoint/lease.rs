@@ -48,10 +48,12 @@ impl Lease {
                     .unwrap_or_else(PoisonError::into_inner);
                 ended = guard;
                 if timeout.timed_out() && !*ended {
+                    drop(ended); // who ends the lease must not wait for the network
                     let put = store.put(&key, vec![claim.clone()], Priority::Foreground);
                     if let Err(error) = wait(put) {
                         tracing::warn!(%error, "a lease could not be renewed");
                     }
+                    ended = watched.ended.lock().unwrap_or_else(PoisonError::into_inner);
                 }
             }
         });

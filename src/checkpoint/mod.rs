@@ -4,6 +4,7 @@
 //! [`Checkpoint`] is a record that was read, from which indexes, leaves and whole trees are restored or
 //! verified. The layout on disk is spec/layout.md, the commit spec/commit.md.
 
+mod files;
 mod items;
 mod judge;
 mod layout;
@@ -21,7 +22,8 @@ mod zarr;
 // What names a checkpoint, for the rooms above, which open no other room.
 pub(crate) use crate::{io::Engine, store::Place};
 
-pub(crate) use layout::parse_revision;
+pub(crate) use files::{Files, Sink};
+pub(crate) use layout::{parse_revision, revision_name};
 pub(crate) use reader::{Peek, peek};
 
 pub use items::Item;

@@ -19,8 +19,15 @@ use crate::{
     tasks::Priority,
 };
 use bytes::Bytes;
-use milepost_formats::record::{Claim, Root, claim_document, revoked_document};
-use std::{sync::Arc, time::Duration};
+use milepost_formats::record::{Claim, Record, Root, claim_document, revoked_document};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 /// An attempt whose lease was not renewed for so long may be taken over.
 const LEASE_EXPIRY: Duration = Duration::from_mins(5);
@@ -57,7 +64,10 @@ pub(crate) async fn look(place: &Place) -> Result<Found> {
     match place.store().get(&place.key(DOCUMENT), span, Priority::Restore).await {
         Ok(bytes) => Ok(match Root::parse(&bytes) {
             Ok(root) => Found::Root(root),
-            Err(error) => Found::Bad(Error::from(error).with("checkpoint", place)),
+            Err(error) => {
+                let object = place.key(DOCUMENT);
+                Found::Bad(Error::from(error).with("object", object).with("checkpoint", place))
+            }
         }),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(Found::Nothing),
         Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Found::Bad(e)),
@@ -85,12 +95,21 @@ pub(crate) struct Attempt {
     wish: Wish,
     place: Place,
     means: Means,
+    /// The names of the items that are written, so that only these are swept.
+    items: Vec<String>,
+    /// Whether the names of this attempt and of an old checkpoint may have changed places.
+    exchanging: AtomicBool,
 }
 
 #[derive(Debug)]
 enum Means {
     Rename,
-    Claim { _lease: Lease, committed: Option<Place>, claim: Bytes },
+    /// The lower revision that is replaced comes with the names of its items.
+    Claim {
+        _lease: Lease,
+        committed: Option<(Place, Vec<String>)>,
+        claim: Bytes,
+    },
 }
 
 impl Attempt {
@@ -117,6 +136,12 @@ impl Attempt {
         Self::begin_claim(engine, wish).await
     }
 
+    /// Names the items that are written.
+    pub(crate) fn with_items(mut self, items: impl IntoIterator<Item = String>) -> Self {
+        self.items = items.into_iter().collect();
+        self
+    }
+
     /// Returns where the objects of the attempt are written.
     pub(crate) fn place(&self) -> &Place {
         &self.place
@@ -139,7 +164,8 @@ impl Attempt {
             wish.target.parent().join(&name)
         };
         place.store().create_dir(place.prefix()).await?;
-        Ok(Self { wish, place, means: Means::Rename })
+        let (means, exchanging) = (Means::Rename, AtomicBool::new(false));
+        Ok(Self { wish, place, means, items: Vec::new(), exchanging })
     }
 
     async fn begin_claim(engine: &Arc<Engine>, wish: Wish) -> Result<Self> {
@@ -147,7 +173,11 @@ impl Attempt {
         let claim = Claim { writer: wish.writer.clone(), heartbeat_ms };
         let claim = Bytes::from(claim_document(&claim));
         let mut committed = None;
+        try_conditional_create(&wish).await?;
         for revision in 0..REVISIONS_MAX {
+            if committed.is_some() && !wish.overwrite && wish.run.is_none() {
+                return Err(exists(&wish.target));
+            }
             if revision > 0 && wish.run.is_none() {
                 return Err(Error::unsupported(
                     "a standalone checkpoint cannot be overwritten here",
@@ -158,8 +188,12 @@ impl Attempt {
             let name = revision_name(wish.target.name(), revision);
             let place = wish.target.parent().join(&name);
             match look(&place).await? {
-                Found::Root(Root::Checkpoint { .. }) | Found::Bad(_) => {
-                    committed = Some(place);
+                Found::Root(Root::Checkpoint { record, .. }) => {
+                    committed = Some((place, item_names(&record)));
+                    continue;
+                }
+                Found::Bad(_) => {
+                    committed = Some((place, Vec::new()));
                     continue;
                 }
                 Found::Root(Root::Revoked { .. }) => continue,
@@ -173,8 +207,9 @@ impl Attempt {
             match place.store().put_new(&key, claim.clone()).await {
                 Ok(()) => {
                     let lease = Lease::start(&place, &key, &claim)?;
+                    let exchanging = AtomicBool::new(false);
                     let means = Means::Claim { _lease: lease, committed, claim };
-                    return Ok(Self { wish, place, means });
+                    return Ok(Self { wish, place, means, items: Vec::new(), exchanging });
                 }
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {
                     revoke_if_abandoned(&place, &key, &wish).await?;
@@ -196,14 +231,16 @@ impl Attempt {
         let store = self.place.store();
         let key = self.place.key(DOCUMENT);
         if let Means::Claim { committed, .. } = &self.means {
-            store.put_new(&key, record.into()).await.map_err(|e| match e.kind() {
-                ErrorKind::AlreadyExists => {
-                    Error::conflict("another writer revoked this attempt").because(e)
+            match store.put_new(&key, record.into()).await {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                    return Err(Error::conflict("another writer revoked this attempt").because(e));
                 }
-                _ => e,
-            })?;
-            if let Some(old) = committed {
-                sweep_revision(old, &self.wish.writer).await;
+                // The answer was lost: what is there decides.
+                Err(e) if !is_committed(&self.place, &self.wish.writer).await => return Err(e),
+                Ok(()) | Err(_) => {}
+            }
+            if let Some((old, items)) = committed {
+                sweep_revision(old, items, &self.wish.writer).await;
             }
             return Ok(self.place.clone());
         }
@@ -214,12 +251,8 @@ impl Attempt {
         let (from, to) = (self.place.prefix(), self.wish.target.prefix());
         match store.rename(from, to, RenameMode::NoReplace).await {
             Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::AlreadyExists && self.wish.overwrite => {
-                self.exchange().await?;
-            }
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-                return Err(exists(&self.wish.target).because(e));
-            }
+            // An existing checkpoint that may be replaced, or an empty directory; it refuses anything else.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => self.exchange().await?,
             Err(e) => return Err(e),
         }
         Ok(self.wish.target.clone())
@@ -235,7 +268,12 @@ impl Attempt {
                 .with("checkpoint", &self.wish.target)
                 .hint("remove the old checkpoint first, or save elsewhere"));
         }
+        self.exchanging.store(true, Ordering::Relaxed);
         store.rename(from, to, RenameMode::Exchange).await?;
+        if self.wish.durability == Durability::Published {
+            // What replaces a durable checkpoint is to be durable before that one is freed.
+            store.sync(to).await?;
+        }
         // The old checkpoint is under the attempt's name now and nobody's: what fails here is swept later.
         if let Err(error) = store.delete_all(from).await {
             tracing::warn!(%error, "the replaced checkpoint could not be swept");
@@ -249,9 +287,16 @@ impl Attempt {
         if matches!(self.means, Means::Claim { .. }) {
             let record = revoked_document(&self.wish.writer);
             match store.put_new(&self.place.key(DOCUMENT), record.into()).await {
-                Ok(()) => sweep_revision(&self.place, &self.wish.writer).await,
+                Ok(()) => sweep_revision(&self.place, &self.items, &self.wish.writer).await,
                 Err(error) => tracing::debug!(%error, "a failed attempt could not be revoked"),
             }
+            return;
+        }
+        // After an exchange whose last step failed, the attempt's name holds the old checkpoint: it stays.
+        let exchanged = self.exchanging.load(Ordering::Relaxed)
+            && !is_committed(&self.place, &self.wish.writer).await;
+        if exchanged {
+            tracing::warn!(place = %self.place, "an overwrite failed late; the old checkpoint is here");
             return;
         }
         if let Err(error) = store.delete_all(self.place.prefix()).await {
@@ -262,23 +307,68 @@ impl Attempt {
 
 /// Refuses a target that holds a checkpoint which may not be replaced, or anything else.
 async fn refuse_occupied(wish: &Wish) -> Result<()> {
-    let replaceable = match look(&wish.target).await? {
-        Found::Root(Root::Checkpoint { .. }) => true,
-        Found::Root(_) => false,
-        found => {
-            let listing = wish.target.store().list(wish.target.prefix()).await?;
-            let empty = listing.objects.is_empty() && listing.prefixes.is_empty();
-            if empty && matches!(found, Found::Nothing) {
-                return Ok(());
+    let store = wish.target.store();
+    let found = look(&wish.target).await?;
+    let listing = store.list(wish.target.prefix()).await?;
+    let empty = listing.objects.is_empty() && listing.prefixes.is_empty();
+    let replaceable = match found {
+        Found::Root(Root::Checkpoint { record, .. }) => {
+            // Whatever else lies in it (another run, notes) would be freed with it.
+            let items = item_names(&record);
+            let ours = |name: &String| name == INDEXES || items.contains(name);
+            if let Some(stray) = listing.prefixes.iter().find(|name| !ours(name)) {
+                return Err(occupied(&wish.target.join(stray)));
             }
-            // A damaged checkpoint of ours still has its indexes.
-            listing.prefixes.iter().any(|name| name == INDEXES)
+            true
         }
+        Found::Root(_) => false,
+        Found::Nothing if empty => match store.head(wish.target.prefix()).await {
+            Ok(_) => false, // a file
+            Err(_) => return Ok(()),
+        },
+        // A damaged checkpoint of ours still has its indexes.
+        _ => listing.prefixes.iter().any(|name| name == INDEXES),
     };
     match (replaceable, wish.overwrite) {
         (true, true) => Ok(()),
         (true, false) => Err(exists(&wish.target)),
         (false, _) => Err(occupied(&wish.target)),
+    }
+}
+
+fn item_names(record: &Record) -> Vec<String> {
+    record.items.iter().map(|item| item.name.clone()).collect()
+}
+
+/// Tells whether the record at `place` is of this writer.
+async fn is_committed(place: &Place, writer: &str) -> bool {
+    match look(place).await {
+        Ok(Found::Root(Root::Checkpoint { record, .. })) => record.writer == writer,
+        _ => false,
+    }
+}
+
+/// Refuses shared writing on a store that ignores the condition of a create; found out by trying, once a store.
+async fn try_conditional_create(wish: &Wish) -> Result<()> {
+    static TRIED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let tried = || TRIED.lock().unwrap_or_else(PoisonError::into_inner);
+    let store = wish.target.store();
+    if tried().contains(store.url()) {
+        return Ok(());
+    }
+    let key = wish.target.parent().key(&format!(".milepost/probe/create-{}", wish.writer));
+    store.put_new(&key, Bytes::from(format!("first {}", wish.writer))).await?;
+    let second = store.put_new(&key, Bytes::from(format!("second {}", wish.writer))).await;
+    store.delete(vec![key]).await?;
+    match second {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            tried().insert(store.url().to_owned());
+            Ok(())
+        }
+        Err(e) => Err(e),
+        Ok(()) => Err(Error::unsupported("the store ignores the condition of a create")
+            .with("store", store.url())
+            .hint("two writers of a step could destroy each other: use another store")),
     }
 }
 
@@ -322,16 +412,19 @@ async fn revoke_if_abandoned(place: &Place, claim: &str, wish: &Wish) -> Result<
 }
 
 /// Makes a replaced revision invisible, then frees its bytes; its record stays as a tombstone.
-async fn sweep_revision(old: &Place, writer: &str) {
+async fn sweep_revision(old: &Place, items: &[String], writer: &str) {
     let sweep = async {
         let store = old.store();
         let record = old.key(DOCUMENT);
         let tombstone = Bytes::from(revoked_document(writer));
         store.put(&record, vec![tombstone], Priority::Sweep).await?;
         let claim = old.key(&format!("{INDEXES}/{DOCUMENT}"));
-        let objects = store.list_all(old.prefix()).await?;
-        let keys = objects.into_iter().map(|o| o.key).filter(|k| *k != record && *k != claim);
-        store.delete(keys.collect()).await
+        for name in items.iter().map(String::as_str).chain([INDEXES]) {
+            let objects = store.list_all(&old.key(name)).await?;
+            let keys = objects.into_iter().map(|o| o.key).filter(|k| *k != claim);
+            store.delete(keys.collect()).await?;
+        }
+        Ok::<_, Error>(())
     };
     if let Err(error) = sweep.await {
         tracing::warn!(%error, place = %old, "a replaced revision could not be swept");

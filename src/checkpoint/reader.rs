@@ -52,7 +52,7 @@ impl Checkpoint {
     /// `NotFound` where nothing is there, `Invalid` where it is a run or foreign Zarr, `Corrupt` where the
     /// record is damaged, `Unsupported` where it is of a newer version.
     pub async fn open(engine: &Arc<Engine>, place: &Place) -> Result<Self> {
-        match look(place).await? {
+        match look(place).await.map_err(|e| e.with("checkpoint", place))? {
             Found::Root(Root::Checkpoint { record, rewritten }) => {
                 Ok(Self::new(engine, place, *record, rewritten))
             }
@@ -141,6 +141,15 @@ impl Checkpoint {
         }
     }
 
+    /// Tells whether another checkpoint, or a tombstone, is in its place by now.
+    pub(crate) async fn is_replaced(&self) -> Result<bool> {
+        Ok(match look(&self.place).await? {
+            Found::Root(Root::Checkpoint { record, .. }) => record.writer != self.record.writer,
+            Found::Bad(error) => return Err(error),
+            _ => true,
+        })
+    }
+
     pub(crate) fn context(&self) -> Context {
         Context {
             engine: Arc::clone(&self.engine),
@@ -219,7 +228,7 @@ impl Checkpoint {
         }
         let array = OpenArray::new(node, path, document, Missing::Corrupt).map_err(blame)?;
         let (kind, data_type) = attributes.map(|a| (a.kind, a.data_type)).unwrap_or_default();
-        Ok(super::LeafHandle::new(self.context(), array, kind, data_type))
+        Ok(super::LeafHandle::new(self.context(), array, kind, data_type).of(self))
     }
 
     /// Opens one leaf on the calling thread; as [`Checkpoint::leaf`].
@@ -247,7 +256,7 @@ pub(crate) enum Peek {
 /// # Errors
 /// Those of the store; a bad document is [`Peek::Bad`].
 pub(crate) async fn peek(engine: &Arc<Engine>, place: &Place) -> Result<Peek> {
-    Ok(match look(place).await? {
+    Ok(match look(place).await.map_err(|e| e.with("checkpoint", place))? {
         Found::Root(Root::Checkpoint { record, rewritten }) => {
             Peek::Checkpoint(Box::new(Checkpoint::new(engine, place, *record, rewritten)))
         }

@@ -16,7 +16,7 @@ use crate::{
     },
     chunk::Subset,
     codec::{Cast, CastRule, check_cast},
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     io::read::Context,
     store::Span,
     tasks::wait,
@@ -228,8 +228,21 @@ impl ItemIndex {
     }
 
     /// Reads whole leaves, some cast, as one plan.
+    ///
+    /// A checkpoint is a place: one that was replaced meanwhile would give leaves of two. So its record is read
+    /// again afterwards, and what may be mixed is not given out.
     async fn read(&self, wanted: Vec<(usize, Option<Cast>)>) -> Result<Vec<ArrayData>> {
-        self.read_plan(wanted).await.map_err(|e| self.checkpoint.blame(e))
+        let read = self.read_plan(wanted).await;
+        let unsure = read
+            .as_ref()
+            .err()
+            .is_none_or(|e| matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound));
+        if unsure && self.checkpoint.is_replaced().await.map_err(|e| self.checkpoint.blame(e))? {
+            let conflict = Error::conflict("the checkpoint was replaced while it was read")
+                .with("object", self.checkpoint.place.key(DOCUMENT));
+            return Err(self.checkpoint.blame(conflict).hint("open it again, then restore"));
+        }
+        read.map_err(|e| self.checkpoint.blame(e))
     }
 
     async fn read_plan(&self, wanted: Vec<(usize, Option<Cast>)>) -> Result<Vec<ArrayData>> {
@@ -276,7 +289,8 @@ impl ItemIndex {
             array,
             leaf.kind.clone(),
             Some(leaf.data_type),
-        ))
+        )
+        .of(&self.checkpoint))
     }
 
     /// Opens the array of a leaf, from the index alone where it says everything.
@@ -291,9 +305,23 @@ impl ItemIndex {
             let context = |e: Error| e.with("leaf", &leaf.path).with("object", &key);
             let store = root.store();
             let bytes = store.get(&key, span, self.checkpoint.priority).await.map_err(context)?;
-            Document::parse(&bytes).map_err(|e| context(e.into()))?
+            let document = Document::parse(&bytes).map_err(|e| context(e.into()))?;
+            if !describes(&document, leaf) {
+                return Err(context(Error::corrupt("the document is not the one the index names")));
+            }
+            document
         };
         let array = OpenArray::new(root, &leaf.path, document, Missing::Corrupt)?;
         Ok(array.with_objects(Arc::from(leaf.objects.as_slice())))
     }
+}
+
+/// Tells whether a document says of an array what the index says of the leaf.
+fn describes(document: &Document, leaf: &index::Leaf) -> bool {
+    let Document::Array(array) = document else { return false };
+    let stored_shape = leaf.shard_shape.as_ref().unwrap_or(&leaf.chunk_shape);
+    array.shape == leaf.shape
+        && array.data_type == leaf.stored_as.unwrap_or(leaf.data_type)
+        && array.chunk_shape() == leaf.chunk_shape
+        && array.grid_shape == *stored_shape
 }

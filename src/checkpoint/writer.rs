@@ -31,6 +31,9 @@ use serde_json::{Map, Value};
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 use xxhash_rust::xxh3::xxh3_128;
 
+/// A record has at most so many notes: two paths of 900 bytes each fit its limit so often.
+const NOTES_MAX: usize = 16;
+
 /// A checkpoint to save: items, metadata and metrics, and where they go.
 ///
 /// ```no_run
@@ -181,6 +184,8 @@ impl CheckpointWriter {
         let created_ms = self.engine.clock().unix_ms();
         let started = Instant::now();
         let plans = self.plan()?;
+        // What cannot be recorded is refused before the first byte is written.
+        self.complete(Record { step: self.step, ..Record::default() }).to_document()?;
         self.progress.stage_done("plan", started);
         let writer = format!("{:032x}", self.engine.clock().unique_id());
         let wish = Wish {
@@ -193,7 +198,8 @@ impl CheckpointWriter {
         if let Some(run) = &self.run {
             found_run(run).await?;
         }
-        let attempt = Attempt::begin(&self.engine, wish).await?;
+        let names = self.items.keys().cloned();
+        let attempt = Attempt::begin(&self.engine, wish).await?.with_items(names);
         let record = Record { step: self.step, writer, created_ms, ..Record::default() };
         match self.write_and_commit(&attempt, plans, record).await {
             Ok(saved) => Ok(saved),
@@ -254,6 +260,7 @@ impl CheckpointWriter {
         let mut indexes = Vec::new();
         for (plan, count) in plans.into_iter().zip(counts) {
             record.notes.extend(plan.notes.iter().cloned());
+            record.notes.truncate(NOTES_MAX);
             let (mine, rest) = written.split_at(count);
             written = rest;
             let (index, mut entry) = plan.complete(mine);
@@ -276,9 +283,15 @@ impl CheckpointWriter {
         self.publish(attempt, record).await
     }
 
-    async fn publish(&self, attempt: &Attempt, mut record: Record) -> Result<Saved> {
+    /// Adds what the caller gave to a record.
+    fn complete(&self, mut record: Record) -> Record {
         record.metadata = tagged::object(self.metadata.clone());
         record.metrics.clone_from(&self.metrics);
+        record
+    }
+
+    async fn publish(&self, attempt: &Attempt, record: Record) -> Result<Saved> {
+        let mut record = self.complete(record);
         let timing = |s: &crate::io::Stage| Timing {
             stage: s.name.to_owned(),
             ms: (s.time.as_secs_f64() * 1e6).round() / 1e3,

@@ -181,6 +181,14 @@ impl Grid {
         ChunkIndices { first, counts, next }
     }
 
+    /// Counts the chunks that hold an element of `subset`, without visiting them.
+    ///
+    /// # Panics
+    /// Where the box is not inside the array.
+    pub(crate) fn intersecting_count(&self, subset: &Subset) -> u64 {
+        self.intersecting(subset).count_all()
+    }
+
     /// Returns an iterator over the indices of all chunks in C order.
     pub(crate) fn indices(&self) -> ChunkIndices {
         let whole = Subset::whole(&self.shape).expect("checked when the grid was made");
@@ -206,6 +214,13 @@ pub(crate) struct ChunkIndices {
     first: Vec<u64>,
     counts: Vec<u64>,
     next: Option<Vec<u64>>,
+}
+
+impl ChunkIndices {
+    /// Counts them all; the product fits where the number of all chunks does.
+    fn count_all(&self) -> u64 {
+        if self.next.is_some() { self.counts.iter().product() } else { 0 }
+    }
 }
 
 impl Iterator for ChunkIndices {

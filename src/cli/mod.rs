@@ -21,6 +21,8 @@ mod cat;
 mod context;
 mod demo;
 mod doctor;
+mod export;
+mod import;
 mod ls;
 mod npy;
 mod size;
@@ -52,6 +54,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Demo(demo::Args),
+    Import(import::Args),
+    Export(export::Args),
     Ls(ls::Args),
     Tree(tree::Args),
     Cat(cat::Args),
@@ -64,6 +68,8 @@ impl Verb {
     fn run(self, ctx: &Context) -> Result<ExitCode> {
         match self {
             Self::Demo(args) => demo::run(&args, ctx),
+            Self::Import(args) => import::run(args, ctx),
+            Self::Export(args) => export::run(args, ctx),
             Self::Ls(args) => ls::run(&args, ctx),
             Self::Tree(args) => tree::run(&args, ctx),
             Self::Cat(args) => cat::run(&args, ctx),

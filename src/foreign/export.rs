@@ -10,12 +10,12 @@
 
 use super::{
     detect::INDEX_EXTENSION,
-    output::{Output, Sink},
+    packing::Packer,
     plan::{FilePlan, Plan, Skipped, Wish, stem},
 };
 use crate::{
     buffer::Buffer,
-    checkpoint::{Checkpoint, ItemIndex, LeafHandle},
+    checkpoint::{Checkpoint, Files, ItemIndex, LeafHandle, Sink},
     chunk::Subset,
     error::{Error, Result},
     io::{Budget, Progress, Reservation},
@@ -176,7 +176,7 @@ impl Export {
         let plan = Plan::new(&index, &self.wish, self.out.name())
             .map_err(|e| checkpoint.blame(e.with("item", &item)))?;
         let priority = checkpoint.priority;
-        let output = Output::new(&checkpoint.engine, self.out.parent(), self.overwrite, priority);
+        let output = Files::new(&checkpoint.engine, self.out.parent(), self.overwrite, priority);
         output.check(&plan.names()).await?;
         let other = match &plan.index {
             Some(_) => self.out.name().to_owned(),
@@ -228,11 +228,11 @@ async fn write_files(
     checkpoint: &Checkpoint,
     index: &ItemIndex,
     plan: &Plan,
-    output: &Output,
+    output: &Files,
 ) -> Result<()> {
     for file in &plan.files {
         let mut sink = output.create(&file.name, file.bytes).await?;
-        sink.push(Buffer::from(&file.header[..]), Dtype::U8).await?;
+        sink.push(Buffer::from(&file.header[..])).await?;
         stream_leaves(checkpoint, index, file, &mut sink)
             .await
             .map_err(|e| checkpoint.blame(e.with("file", &file.name)))?;
@@ -240,7 +240,7 @@ async fn write_files(
     }
     if let Some((name, json)) = &plan.index {
         let mut sink = output.create(name, json.len() as u64).await?;
-        sink.push(Buffer::from(&json[..]), Dtype::U8).await?;
+        sink.push(Buffer::from(&json[..])).await?;
         sink.finish().await?;
     }
     Ok(())
@@ -284,8 +284,13 @@ async fn stream_leaves(
     };
     let write = async move {
         // Owned here: where the sink fails, the reader's next send fails, too.
-        while let Some((data, dtype, hold)) = receive.next().await {
-            sink.push(data, dtype).await?;
+        let mut packer = Packer::default();
+        while let Some((mut data, dtype, hold)) = receive.next().await {
+            if dtype.is_packed() {
+                let job = move || Ok((packer.pack(&data, dtype)?, packer));
+                (data, packer) = checkpoint.engine.cpu().run(checkpoint.priority, job).await?;
+            }
+            sink.push(data).await?;
             drop(hold);
         }
         Ok::<_, Error>(())

@@ -160,10 +160,8 @@ fn state(engine: &Arc<Engine>, model: &Model, split: Option<&str>) -> Result<(Tr
         let source = Arc::new(TensorSource::new(engine, file, position));
         let leaf = Leaf::from_provider(header.dtype.data_type(), header.shape.clone(), source)
             .map_err(|e| e.with("tensor", &header.name).with("file", &file.place))?;
-        Ok::<_, Error>(match says_name(path, &header.name, split) {
-            true => leaf,
-            false => leaf.with_foreign_name(&header.name),
-        })
+        let says = says_name(path, &header.name, split);
+        Ok::<_, Error>(if says { leaf } else { leaf.with_foreign_name(&header.name) })
     })?;
     Ok((tree, origin.encode(metadata)?))
 }

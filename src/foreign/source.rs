@@ -11,7 +11,7 @@
 
 use crate::{
     array::Provider,
-    buffer::{Buffer, Region},
+    buffer::Region,
     chunk::Subset,
     error::{Error, Result},
     io::Engine,
@@ -128,7 +128,7 @@ impl TensorSource {
             unit.copy(&region[from], run, &mut out[to..to + count * item_bytes])?;
         }
         if let Ok(buffer) = region.into_buffer() {
-            self.engine.buffers().give(Buffer::from(buffer));
+            self.engine.buffers().give(buffer);
         }
         Ok(())
     }
@@ -153,9 +153,9 @@ impl Unit {
     fn of(dtype: Dtype) -> Self {
         let bits = dtype.bits();
         // F4: 2 elements a byte; F6: 4 in 3 bytes; a whole number of bytes: one element.
-        let elements: u32 = if bits % 8 == 0 {
+        let elements: u32 = if bits.is_multiple_of(8) {
             1
-        } else if bits % 4 == 0 {
+        } else if bits.is_multiple_of(4) {
             2
         } else {
             4
@@ -259,8 +259,8 @@ mod tests {
             assert_eq!(seen, wanted, "{subset}");
         }
         let scalar = Subset::whole(&[]).unwrap();
-        let all: Vec<_> = runs(&[], &scalar, 10).map(|run| run.elements).collect();
-        assert_eq!(all, [0..1]);
+        let all: Vec<u64> = runs(&[], &scalar, 10).flat_map(|run| run.elements).collect();
+        assert_eq!(all, [0]);
     }
 
     #[test]

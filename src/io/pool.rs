@@ -5,7 +5,7 @@
 //! small beside the budget.
 
 use crate::{
-    buffer::{Buffer, page_ceil},
+    buffer::{Buffer, PAGE_BYTES},
     error::{Error, Result},
 };
 use std::sync::{Mutex, PoisonError};
@@ -28,7 +28,8 @@ impl BufferPool {
     /// # Errors
     /// `Unavailable` where memory is out.
     pub(crate) fn take(&self, len: usize) -> Result<Buffer> {
-        let capacity = page_ceil(len);
+        let out = || Error::unavailable("no memory to stage in").with("bytes", len);
+        let capacity = len.checked_next_multiple_of(PAGE_BYTES).ok_or_else(out)?;
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         // Best fit, but never one of more than twice the size: that would hoard large ones for small needs.
         let found = free
@@ -41,8 +42,7 @@ impl BufferPool {
         drop(free);
         let mut buffer = match reused {
             Some(buffer) => buffer,
-            None => Buffer::try_zeroed(capacity)
-                .ok_or_else(|| Error::unavailable("no memory to stage in").with("bytes", len))?,
+            None => Buffer::try_zeroed(capacity).ok_or_else(out)?,
         };
         buffer.set_len(len);
         Ok(buffer)

@@ -63,6 +63,8 @@ pub(crate) struct WholeItem {
     pub(crate) reserve_bytes: u64,
     /// Decoded bytes, for progress.
     pub(crate) raw_bytes: u64,
+    /// What the bytes belong to, for errors.
+    pub(crate) leaf: Arc<str>,
     pub(crate) finish: FinishWhole,
 }
 
@@ -112,7 +114,7 @@ pub(crate) async fn read_whole(context: &Context, items: Vec<WholeItem>) -> Resu
             let bytes = match context.store.get(&item.key, span, context.priority).await {
                 Ok(bytes) => Some(bytes),
                 Err(e) if e.kind() == ErrorKind::NotFound => None,
-                Err(e) => return Err(e),
+                Err(e) => return Err(e.with("leaf", &item.leaf)),
             };
             engine.cpu().run(context.priority, move || (item.finish)(bytes)).await?;
             context.progress.chunk_done(item.raw_bytes);

@@ -5,12 +5,15 @@
 //! record is missing (on disks) or bad is *damaged*: listed as such, skipped by `newest`.
 
 use crate::{
-    checkpoint::{Checkpoint, Engine, Peek, Place, parse_revision, peek},
+    checkpoint::{Checkpoint, Engine, Peek, Place, parse_revision, peek, revision_name},
     error::{Error, ErrorKind, Result},
     tasks::wait,
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 /// Whether a step can be restored.
 #[derive(Clone, Debug)]
@@ -103,12 +106,17 @@ impl Run {
         let missing =
             || Error::not_found("no such step").with("step", step).with("run", &self.place);
         let revisions = names.remove(&step).ok_or_else(missing)?;
-        match self.entry(step, revisions).await?.ok_or_else(missing)?.state {
-            StepState::Committed(checkpoint) => Ok(*checkpoint),
-            StepState::Damaged(why) => Err(Error::corrupt(why)
-                .with("step", step)
-                .hint("restore another step; `milepost verify` says more")),
-        }
+        let entry = self.entry(step, revisions).await?.ok_or_else(missing)?;
+        let why = match entry.state {
+            StepState::Committed(checkpoint) => return Ok(*checkpoint),
+            StepState::Damaged(why) => why,
+        };
+        let error = match Checkpoint::open(&self.engine, &entry.place).await {
+            // A newer format is no damage.
+            Err(e) if e.kind() == ErrorKind::Unsupported => e,
+            _ => Error::corrupt(why).hint("restore another step; `milepost verify` says more"),
+        };
+        Err(error.with("step", step).with("checkpoint", &entry.place))
     }
 
     /// Returns the steps with the names of their revisions, highest first.
@@ -120,8 +128,11 @@ impl Run {
         let mut names: BTreeMap<u64, Vec<(u64, String)>> = BTreeMap::new();
         for name in listing.prefixes {
             let (step, revision) = parse_revision(&name);
-            let digits = step.bytes().all(|b| b.is_ascii_digit());
-            if let (true, Ok(step)) = (digits, step.parse()) {
+            // One name a number: `0012` is somebody else's, and revisions exist on object stores only.
+            let canonical = step.bytes().all(|b| b.is_ascii_digit())
+                && (step == "0" || !step.starts_with('0'))
+                && (revision == 0 || !self.place.store().capabilities().rename);
+            if let (true, Ok(step)) = (canonical, step.parse()) {
                 names.entry(step).or_default().push((revision, name));
             }
         }
@@ -134,13 +145,22 @@ impl Run {
 
     async fn entry(&self, step: u64, revisions: Vec<String>) -> Result<Option<StepEntry>> {
         let has_directories = self.place.store().capabilities().rename;
-        for name in revisions {
+        let mut revisions = VecDeque::from(revisions);
+        let highest = revisions.front().map_or(0, |name| parse_revision(name).1);
+        let mut next = highest;
+        while let Some(name) = revisions.pop_front() {
             let place = self.place.join(&name);
             let state = match peek(&self.engine, &place).await? {
                 Peek::Checkpoint(checkpoint) => StepState::Committed(checkpoint),
                 Peek::Bad(error) => StepState::Damaged(error.to_string()),
                 Peek::Nothing if has_directories => {
                     StepState::Damaged("the commit record is missing".to_owned())
+                }
+                // A tombstone where the listing ended: an overwrite was committed after it was made.
+                Peek::Revoked if !has_directories && parse_revision(&name).1 == next => {
+                    next += 1;
+                    revisions.push_front(revision_name(&step.to_string(), next));
+                    continue;
                 }
                 // On object stores a prefix without a record was never committed.
                 Peek::Nothing | Peek::Revoked | Peek::Run | Peek::Foreign => continue,

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.filterwarnings("error")
 CORE_TENSORS = {
     "params.dense.kernel": np.arange(35, dtype="<f4").reshape(5, 7),
     "params.dense.bias": np.linspace(-1, 1, 7, dtype="<f2"),
-    "params.layers.0.scale": np.float64(3.5).reshape(()),
-    "params.layers.1.scale": np.float64(-2.5).reshape(()),
+    "params.layers.0.scale": np.array(3.5),
+    "params.layers.1.scale": np.array(-2.5),
     "opt.count": np.array([2**40], dtype="<i8"),
     "opt.mask": np.array([[True, False], [False, True]]),
     "opt.bytes": np.arange(256, dtype="u1"),

@@ -20,9 +20,10 @@ use super::{
     state::{Filled, State, fill, total_bytes},
 };
 use crate::cli::{context::Context, size};
+use futures::executor::block_on;
 use milepost::{
     ArrayData, Checkpoint, CheckpointWriter, Engine, Error, ErrorKind, Item, Leaf, Place, Progress,
-    Result, SaveOptions, Tree, formats::zarr3::Compressor,
+    Result, SaveOptions, Select, Tree, formats::zarr3::Compressor,
 };
 use std::{process::ExitCode, sync::Arc, time::Instant};
 
@@ -72,13 +73,15 @@ struct Row {
     bytes: u64,
     seconds: Samples,
     ceiling: Samples,
+    /// The raw read into memory that was not touched before.
+    fresh: Samples,
     stages: Vec<(&'static str, Samples)>,
 }
 
 impl Row {
     fn new(operation: &'static str, bytes: u64) -> Self {
-        let (seconds, ceiling) = (Samples::default(), Samples::default());
-        Self { operation, bytes, seconds, ceiling, stages: Vec::new() }
+        let (seconds, ceiling, fresh) = Default::default();
+        Self { operation, bytes, seconds, ceiling, fresh, stages: Vec::new() }
     }
 
     fn stage(&mut self, name: &'static str, seconds: f64) {
@@ -97,6 +100,8 @@ struct Bench<'a> {
     state: Filled,
     total_bytes: u64,
     one_bytes: u64,
+    /// Memory that raw reads fill, touched before.
+    touched: Vec<u8>,
     refused: bool,
 }
 
@@ -112,7 +117,16 @@ pub(crate) fn run(args: &Args, ctx: &Context) -> Result<ExitCode> {
     ctx.note(format_args!("making the state `{}`: {}", args.state, size::show(total_bytes)));
     let state = fill(&shapes)?;
     let one_bytes = leaf(&state.leaves, args.state)?.data_bytes();
-    let mut bench = Bench { args, ctx, ground, state, total_bytes, one_bytes, refused: false };
+    let mut bench = Bench {
+        args,
+        ctx,
+        ground,
+        state,
+        total_bytes,
+        one_bytes,
+        touched: Vec::new(),
+        refused: false,
+    };
     for setting in &mut settings {
         setting.rows = [
             Row::new("save", total_bytes),
@@ -174,13 +188,15 @@ impl Bench<'_> {
         let base = self.ctx.place_through(&setting.engine, &self.args.url)?;
         let fresh = self.ground.below(&base).join(&format!("{repetition}.{n}"));
         let (raw, target) = (fresh.join("raw"), fresh.join("checkpoint"));
-        let (whole, one) = (self.load(&raw, self.total_bytes), self.load(&raw, self.one_bytes));
+        let (whole, one) = (raw_load(&raw, self.total_bytes), raw_load(&raw, self.one_bytes));
         let [save, cold, warm_row, parameter] = &mut setting.rows;
 
-        self.ceiling(save, || ceiling::write(&raw, whole))?;
+        let written = ceiling::write(&raw, whole)?;
+        self.refused |= written.refused;
+        save.ceiling.push(written.seconds);
         self.save(save, &setting.engine, &target, &setting.options)?;
         evict(&fresh)?;
-        self.ceiling(cold, || ceiling::read(&raw, whole, Way::Cold))?;
+        self.raw_reads(cold, &raw, whole, Way::Cold)?;
         evict(&fresh)?;
         let restored = restore(cold, &setting.engine, &target)?;
         if repetition == 0 {
@@ -190,34 +206,30 @@ impl Bench<'_> {
         let small = fresh.join("one");
         ceiling::write(&small, one)?;
         evict(&fresh)?;
-        self.ceiling(parameter, || ceiling::read(&small, one, Way::Cold))?;
+        self.raw_reads(parameter, &small, one, Way::Cold)?;
         evict(&fresh)?;
         one_parameter(parameter, &setting.engine, &target, self.args.state)?;
         warm(&fresh)?;
-        self.ceiling(warm_row, || ceiling::read(&raw, whole, Way::Warm))?;
+        self.raw_reads(warm_row, &raw, whole, Way::Warm)?;
         drop(restore(warm_row, &setting.engine, &target)?);
         self.say(repetition, setting);
         Ok(())
     }
 
-    /// Returns the raw load of `bytes`: as the place wants to be asked.
-    fn load(&self, place: &Place, bytes: u64) -> Load {
-        let (block_bytes, at_once) = match place.local_path() {
-            Some(_) => (LOCAL_BLOCK_BYTES, LOCAL_STREAMS),
-            None => {
-                let capabilities = place.store().capabilities();
-                (capabilities.part_bytes as u64, capabilities.concurrency)
-            }
-        };
-        // A load of a few blocks is divided so that every stream has its share.
-        let share = bytes.div_ceil(at_once as u64).max(1);
-        Load { total_bytes: bytes, block_bytes: block_bytes.min(share), at_once }
-    }
-
-    fn ceiling(&mut self, row: &mut Row, job: impl FnOnce() -> Result<ceiling::Raw>) -> Result<()> {
-        let raw = job()?;
-        row.ceiling.push(raw.seconds);
+    /// Reads a raw load into touched memory, then, cold again, into fresh memory.
+    fn raw_reads(&mut self, row: &mut Row, place: &Place, load: Load, way: Way) -> Result<()> {
+        let bytes = usize::try_from(load.total_bytes).unwrap_or(usize::MAX);
+        if self.touched.len() < bytes {
+            self.touched = vec![1; bytes];
+        }
+        let raw = ceiling::read(place, load, way, &mut self.touched[..bytes])?;
         self.refused |= raw.refused;
+        row.ceiling.push(raw.seconds);
+        if way == Way::Cold {
+            evict(place)?;
+        }
+        let raw = ceiling::read(place, load, way, &mut vec![0; bytes])?;
+        row.fresh.push(raw.seconds);
         Ok(())
     }
 
@@ -279,6 +291,7 @@ impl Bench<'_> {
             "max_ms",
             "MB/s",
             "ceiling_MB/s",
+            "fresh_MB/s",
             "ratio",
             "stages_ms",
         ]);
@@ -303,21 +316,35 @@ impl Bench<'_> {
         let rate = |seconds: f64| Cell::Number(megabytes(row.bytes) / seconds, 0);
         let stages = row.stages.iter().map(|(name, ms)| ((*name).to_owned(), ms.median()));
         vec![
-            Cell::text(self.args.state),
-            Cell::text(setting.options.compressor),
+            Cell::text(&self.args.state),
+            Cell::text(&setting.options.compressor),
             Cell::Bytes(setting.options.chunk_bytes),
             Cell::Bytes(setting.engine.options().budget_bytes),
-            Cell::text(row.operation),
+            Cell::text(&row.operation),
             Cell::Count(row.bytes),
             Cell::Number(seconds * 1e3, 1),
             Cell::Number(row.seconds.min() * 1e3, 1),
             Cell::Number(row.seconds.max() * 1e3, 1),
             rate(seconds),
             rate(ceiling),
+            rate(row.fresh.median()),
             Cell::Number(ceiling / seconds, 2),
             Cell::Stages(stages.collect()),
         ]
     }
+}
+
+/// Returns the raw load of `bytes`: as the place wants to be asked.
+fn raw_load(place: &Place, bytes: u64) -> Load {
+    let (block_bytes, at_once) = if place.local_path().is_some() {
+        (LOCAL_BLOCK_BYTES, LOCAL_STREAMS)
+    } else {
+        let capabilities = place.store().capabilities();
+        (capabilities.part_bytes as u64, capabilities.concurrency.max(1))
+    };
+    // A load of a few blocks is divided so that every stream has its share.
+    let share = bytes.div_ceil(at_once as u64).max(1);
+    Load { total_bytes: bytes, block_bytes: block_bytes.min(share), at_once }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
@@ -325,34 +352,52 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
+/// Times the stages of one operation, one after the other.
+struct Laps<'a> {
+    row: &'a mut Row,
+    started: Instant,
+    last: Instant,
+}
+
+impl<'a> Laps<'a> {
+    fn start(row: &'a mut Row) -> Self {
+        let started = Instant::now();
+        Self { row, started, last: started }
+    }
+
+    fn end(&mut self, stage: &'static str) {
+        let now = Instant::now();
+        self.row.stage(stage, now.duration_since(self.last).as_secs_f64());
+        self.last = now;
+    }
+
+    fn finish(self) {
+        let seconds = self.last.duration_since(self.started).as_secs_f64();
+        self.row.seconds.push(seconds);
+    }
+}
+
 fn restore(row: &mut Row, engine: &Arc<Engine>, target: &Place) -> Result<Tree<ArrayData>> {
-    let started = Instant::now();
+    let mut laps = Laps::start(row);
     let checkpoint = Checkpoint::open_blocking(engine, target)?;
-    let opened = started.elapsed();
+    laps.end("open");
     let index = checkpoint.item_index_blocking(ITEM)?;
-    let indexed = started.elapsed();
-    let all = milepost::Select::all();
-    let tree = futures::executor::block_on(index.restore(&all))?;
-    let done = started.elapsed();
-    row.seconds.push(done.as_secs_f64());
-    row.stage("open", opened.as_secs_f64());
-    row.stage("index", (indexed - opened).as_secs_f64());
-    row.stage("read", (done - indexed).as_secs_f64());
+    laps.end("index");
+    let tree = block_on(index.restore(&Select::all()))?;
+    laps.end("read");
+    laps.finish();
     Ok(tree)
 }
 
 fn one_parameter(row: &mut Row, engine: &Arc<Engine>, target: &Place, state: State) -> Result<()> {
-    let started = Instant::now();
+    let mut laps = Laps::start(row);
     let checkpoint = Checkpoint::open_blocking(engine, target)?;
-    let opened = started.elapsed();
+    laps.end("open");
     let leaf = checkpoint.leaf_blocking(ITEM, state.one_parameter())?;
-    let found = started.elapsed();
+    laps.end("leaf");
     let data = leaf.read_blocking()?;
-    let done = started.elapsed();
+    laps.end("read");
+    laps.finish();
     drop(data);
-    row.seconds.push(done.as_secs_f64());
-    row.stage("open", opened.as_secs_f64());
-    row.stage("leaf", (found - opened).as_secs_f64());
-    row.stage("read", (done - found).as_secs_f64());
     Ok(())
 }

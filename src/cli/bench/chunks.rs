@@ -179,7 +179,8 @@ impl Round<'_> {
             block_bytes: self.chunk_bytes,
             at_once: self.at_once,
         };
-        let mut measure = |operation, job: &dyn Fn() -> Result<Raw>| {
+        let mut out = vec![1; usize::try_from(self.bytes()).unwrap_or(0)];
+        let mut measure = |operation, job: &mut dyn FnMut() -> Result<Raw>| {
             evict_if_there(&place)?;
             let watch = Watch::start();
             let raw = job()?;
@@ -202,9 +203,9 @@ impl Round<'_> {
             })
         };
         Ok([
-            measure("write", &|| ceiling::write(&place, load))?,
-            measure("sequential", &|| ceiling::read(&place, load, Way::Cold))?,
-            measure("random", &|| ceiling::read(&place, load, Way::ColdRandom))?,
+            measure("write", &mut || ceiling::write(&place, load))?,
+            measure("sequential", &mut || ceiling::read(&place, load, Way::Cold, &mut out))?,
+            measure("random", &mut || ceiling::read(&place, load, Way::ColdRandom, &mut out))?,
         ])
     }
 
@@ -291,11 +292,11 @@ impl Round<'_> {
         let percentile = |percent| Cell::Number(measured.latencies.percentile(percent), 2);
         let per_second = gigabytes(measured.operations) * 1e9 / measured.seconds;
         vec![
-            Cell::text(self.url),
+            Cell::text(&self.url),
             Cell::Bytes(self.chunk_bytes),
             Cell::Count(self.at_once as u64),
             Cell::text(&measured.codec),
-            Cell::text(measured.operation),
+            Cell::text(&measured.operation),
             Cell::Number(rate(measured), 0),
             ratio,
             Cell::Number(per_second, 0),

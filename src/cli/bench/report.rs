@@ -36,7 +36,7 @@ pub(crate) enum Cell {
 
 impl Cell {
     /// Makes a cell of words.
-    pub(crate) fn text(text: impl ToString) -> Self {
+    pub(crate) fn text(text: &impl ToString) -> Self {
         Self::Text(text.to_string())
     }
 
@@ -196,13 +196,13 @@ mod tests {
         let mut report = Report::new(&["what", "bytes", "rate", "stages"]);
         let stages = vec![("plan".to_owned(), 1.25), ("write".to_owned(), 210.0)];
         report.row(vec![
-            Cell::text("save, \"all\""),
+            Cell::text(&"save, \"all\""),
             Cell::Bytes(4 << 20),
             Cell::Number(1234.567, 1),
             Cell::Stages(stages),
         ]);
         report.row(vec![
-            Cell::text("x"),
+            Cell::text(&"x"),
             Cell::Bytes(1001),
             Cell::Number(f64::NAN, 1),
             Cell::Empty,

@@ -83,6 +83,11 @@ impl Cast {
         Ok(Self { from, to, rule })
     }
 
+    /// Returns the data type it converts from.
+    pub(crate) fn from(&self) -> DataType {
+        self.from
+    }
+
     /// Returns the data type it converts to.
     pub(crate) fn to(&self) -> DataType {
         self.to
