@@ -155,7 +155,7 @@ fn foreign_is_broken_by_writing_to_a_store() {
     );
     breaks(law, "src/foreign/import.rs", "store.put(key, bytes)", "`.put(`");
     breaks(law, "src/foreign/export.rs", "store.rename(a, b, mode)", "`.rename(`");
-    passes(law, "src/foreign/output.rs", "store.put(key, bytes)");
+    breaks(law, "src/foreign/export.rs", "store.put(key, bytes)", "`.put(`");
     passes(law, "src/foreign/import.rs", "store.get(key); checkpoint.commit()");
 }
 
