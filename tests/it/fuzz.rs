@@ -160,6 +160,11 @@ fn index_json_never_breaks_the_parser() {
 }
 
 #[test]
+fn safetensors_headers_never_break_the_parser() {
+    fuzz("safetensors_header");
+}
+
+#[test]
 fn every_target_has_a_test_here_and_a_binary() {
     let binaries = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/src/bin");
     let text = include_str!("fuzz.rs");

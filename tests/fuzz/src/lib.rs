@@ -4,7 +4,12 @@
 //! seeds with a fixed seed on every test run. Beyond not panicking, what was parsed is written and must parse
 //! to the same again. Parameters that a caller would know from elsewhere are the first bytes of the input.
 
-use milepost_formats::{index::Index, record::Root, zarr3};
+use milepost_formats::{
+    index::Index,
+    record::Root,
+    safetensors::{Header, encode_header, header_bytes},
+    zarr3,
+};
 
 /// A fuzzed parser.
 pub type Target = fn(&[u8]);
@@ -16,6 +21,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("record", record),
     ("index_chunk", index_chunk),
     ("index_json", index_json),
+    ("safetensors_header", safetensors_header),
 ];
 
 /// A `zarr.json`: array, group or foreign.
@@ -67,4 +73,23 @@ pub fn index_json(bytes: &[u8]) {
     let chunk = index.to_chunk().expect("an index that parsed can be written");
     let again = Index::parse_chunk(&chunk.chunk, chunk.json_bytes).expect("ours parses");
     assert_eq!(again, index, "an index changed on its way through bytes");
+}
+
+/// The header of a safetensors file; the first 4 bytes are the size of the data behind it.
+///
+/// # Panics
+/// Where what was parsed does not survive writing.
+pub fn safetensors_header(bytes: &[u8]) {
+    let Some((head, file)) = bytes.split_first_chunk::<4>() else { return };
+    let data_bytes = u64::from(u32::from_le_bytes(*head));
+    let Some((length, rest)) = file.split_first_chunk::<8>() else { return };
+    let Ok(length) = header_bytes(length) else { return };
+    let json = usize::try_from(length).ok().and_then(|length| rest.get(..length));
+    let Some(json) = json else { return };
+    let Ok(header) = Header::parse(json, 8 + length + data_bytes) else { return };
+    let written = encode_header(&header.tensors, &header.metadata).expect("what parsed is written");
+    let file_bytes = written.len() as u64 + data_bytes;
+    let again = Header::parse(&written[8..], file_bytes).expect("a header that we wrote parses");
+    assert_eq!(again.tensors, header.tensors, "tensors changed on their way through bytes");
+    assert_eq!(again.metadata, header.metadata, "metadata changed on its way through bytes");
 }
