@@ -17,7 +17,7 @@ use std::{
 };
 
 /// So many chunks of a document's claim are believed in one read: about 400 MB of plan, 4 TiB at 4 MiB each.
-const CLAIMED_CHUNKS_MAX: usize = 1 << 20;
+const CLAIMED_CHUNKS_MAX: u64 = 1 << 20;
 
 /// What a chunk that is not stored means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,12 +153,9 @@ impl OpenArray {
     /// # Errors
     /// `Unsupported` beyond a million, where only a document claims them: each costs memory before a byte is read.
     pub(crate) fn count_chunks(&self, subset: &Subset) -> Result<u64> {
-        if self.objects.is_some() {
-            return Ok(self.grid.intersecting(subset).count() as u64);
-        }
-        let chunks = self.grid.intersecting(subset).take(CLAIMED_CHUNKS_MAX + 1).count();
-        if chunks <= CLAIMED_CHUNKS_MAX {
-            return Ok(chunks as u64);
+        let chunks = self.grid.intersecting_count(subset);
+        if chunks <= CLAIMED_CHUNKS_MAX || self.objects.is_some() {
+            return Ok(chunks);
         }
         Err(Error::unsupported("a read of more chunks than one plan holds")
             .with("leaf", &self.leaf)

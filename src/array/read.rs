@@ -23,8 +23,6 @@ use futures::{StreamExt, TryStreamExt, stream};
 use milepost_formats::zarr3::{IndexLocation, ShardIndex};
 use std::{collections::HashMap, sync::Arc};
 
-/// One read touches at most so many chunks: each costs a few hundred bytes of plan.
-const CHUNKS_MAX: u64 = 1 << 24;
 /// Beyond this a claimed stored size of a chunk is not believed, per decoded byte.
 const EXPANSION_MAX: u64 = 2;
 const EXPANSION_SLACK_BYTES: u64 = 1 << 20;
@@ -82,7 +80,7 @@ pub(crate) async fn plan(
     }
 }
 
-/// Refuses what a document or an index only claims: types of another size than is stored, chunks beyond counting.
+/// Refuses a logical type, or a type to cast from, that has another size than the stored one.
 fn check_sizes(
     array: &OpenArray,
     subset: &Subset,
@@ -95,12 +93,6 @@ fn check_sizes(
     if wanted != Some(buffer.len() as u64) || from_bytes != array.item_bytes {
         return Err(Error::corrupt("the stored data type has not the size of the logical one")
             .with("leaf", &array.leaf));
-    }
-    if array.grid.intersecting_count(subset) > CHUNKS_MAX {
-        return Err(Error::unsupported("a read of too many chunks")
-            .with("leaf", &array.leaf)
-            .with("chunks_max", CHUNKS_MAX)
-            .hint("read it by boxes"));
     }
     Ok(())
 }

@@ -180,6 +180,34 @@ impl LeafHandle {
         Ok(ArrayData { kind: self.kind.clone(), data_type: wanted, shape, bytes })
     }
 
+    /// Reads a box into memory that the caller hands over and gets back: `buffer` is reused, not allocated.
+    ///
+    /// # Errors
+    /// `Invalid` where the buffer is not as long as the box; else as [`LeafHandle::read_box`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the buffer up; it is freed when the last read into it returns.
+    pub async fn read_into(&self, subset: &Subset, buffer: Buffer) -> Result<Buffer> {
+        let wanted = subset.elements().saturating_mul(self.array.item_bytes as u64);
+        if !subset.fits(self.shape()) || buffer.len() as u64 != wanted {
+            return Err(self.blame(
+                Error::invalid("the box is not inside the array, or the buffer not as long as it")
+                    .with("leaf", self.path())
+                    .with("box", subset)
+                    .with("shape", format!("{:?}", self.shape()))
+                    .with("bytes", buffer.len())
+                    .with("wanted", wanted),
+            ));
+        }
+        self.fill(subset, buffer).await.map_err(|e| self.blame(e))
+    }
+
+    async fn fill(&self, subset: &Subset, buffer: Buffer) -> Result<Buffer> {
+        self.array.count_chunks(subset)?;
+        let reads = plan(&self.context, &self.array, subset, buffer, None).await?;
+        Ok(run(&self.context, vec![reads]).await?.remove(0))
+    }
+
     /// Reads a box as stored; the caller has told the progress what is to come.
     pub(crate) async fn read_planned(&self, subset: &Subset) -> Result<Buffer> {
         self.read_stored(subset).await.map_err(|e| self.blame(e))
@@ -191,8 +219,7 @@ impl LeafHandle {
         })?;
         self.array.count_chunks(subset)?;
         let buffer = allocate(stored, subset.shape())?;
-        let reads = plan(&self.context, &self.array, subset, buffer, None).await?;
-        Ok(run(&self.context, vec![reads]).await?.remove(0))
+        self.fill(subset, buffer).await
     }
 
     /// Reads a selection: its box, of which steps are picked and single indices drop their axis.

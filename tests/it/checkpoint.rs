@@ -68,6 +68,13 @@ fn check(checkpoint: &Checkpoint) {
     let expected: Vec<f32> = (10..2000).step_by(7).map(|i| all[i * 1000 + 5]).collect();
     assert_eq!(got.shape, [expected.len() as u64]);
     assert_eq!(got.to_vec::<f32>().unwrap(), expected);
+    let box_of_rows = milepost::Subset::new(vec![100, 0], vec![50, 1000]).unwrap();
+    let reused = futures::executor::block_on(
+        w.read_into(&box_of_rows, milepost::Buffer::zeroed(50 * 1000 * 4)),
+    );
+    assert_eq!(reused.unwrap()[..4], all[100_000].to_le_bytes());
+    let short = futures::executor::block_on(w.read_into(&box_of_rows, milepost::Buffer::zeroed(8)));
+    assert_eq!(short.unwrap_err().kind(), ErrorKind::Invalid);
     let report = checkpoint.verify_blocking().unwrap();
     assert!(report.is_good() && report.findings.is_empty(), "{:?}", report.findings);
 }
