@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     io::write::{Body, ObjectPlan, Written},
     store::Place,
-    tree::{Layout, LeafNode, Tree, lay_out, to_node},
+    tree::{Key, Layout, LeafNode, Tree, lay_out, to_node},
 };
 use bytes::Bytes;
 use milepost_formats::{
@@ -21,6 +21,7 @@ use milepost_formats::{
     zarr3::{ArrayDocument, GroupDocument},
 };
 use serde_json::Value;
+use std::collections::HashMap;
 
 /// JSON values up to this size live in their group's attributes, larger ones in a byte array.
 const INLINE_JSON_BYTES_MAX: usize = 64 * 1024;
@@ -132,6 +133,7 @@ impl ItemPlan {
         let layout = lay_out(tree)?;
         let notes = case_notes(name, &layout, place)?;
         let dimensions = dimension_names(name, &layout.leaves);
+        let keys = group_keys(&layout);
         let mut planned = Self {
             name: name.to_owned(),
             kind,
@@ -152,20 +154,21 @@ impl ItemPlan {
         let mut members = Vec::new();
         let shard_bytes = place.store().capabilities().shard_bytes;
         for (node, dimensions) in layout.leaves.iter().zip(dimensions) {
+            let keys = node_keys(&keys, &node.path, node.key);
             let document = planned
-                .leaf(node, dimensions, shard_bytes, options)
+                .leaf((node, &keys), dimensions, shard_bytes, options)
                 .map_err(|e| e.with("leaf", &node.path))?;
             if consolidate && !node.path.is_empty() {
                 members.push((node.path.clone(), document.to_json()));
             }
         }
-        planned.groups(&layout, consolidate.then_some(members));
+        planned.groups(&layout, &keys, consolidate.then_some(members));
         Ok(planned)
     }
 
     fn leaf(
         &mut self,
-        node: &LeafNode<'_, Leaf>,
+        (node, keys): (&LeafNode<'_, Leaf>, &[Key]),
         dimension_names: Vec<Option<String>>,
         shard_bytes: u64,
         options: &SaveOptions,
@@ -177,7 +180,6 @@ impl ItemPlan {
         let mut plan_options = options.plan_options(shard_bytes);
         leaf.layout.refine(&mut plan_options);
         let plan = plan(&leaf.shape, item_bytes, &plan_options)?;
-        let key = node.key.map(std::slice::from_ref).unwrap_or_default();
         let mut document = document(Stored {
             data_type: stored,
             shape: &leaf.shape,
@@ -187,7 +189,7 @@ impl ItemPlan {
             transpose: leaf.layout.transpose.clone(),
         });
         document.dimension_names = Some(dimension_names);
-        document.attributes = index::leaf_attributes(key, &leaf.kind, leaf.data_type, stored_as);
+        document.attributes = index::leaf_attributes(keys, &leaf.kind, leaf.data_type, stored_as);
         let bytes = Bytes::from(document.to_bytes());
         self.index.leaves.push(index::Leaf {
             path: node.path.clone(),
@@ -208,13 +210,18 @@ impl ItemPlan {
     }
 
     /// Writes down the groups, parents after children so that the root's document can carry them all.
-    fn groups(&mut self, layout: &Layout<'_, Leaf>, mut members: Option<Vec<(String, Value)>>) {
+    fn groups(
+        &mut self,
+        layout: &Layout<'_, Leaf>,
+        keys: &HashMap<&str, Vec<Key>>,
+        mut members: Option<Vec<(String, Value)>>,
+    ) {
         let mut groups = Vec::with_capacity(layout.groups.len());
         for node in layout.groups.iter().rev() {
             let marks = node.children.iter().map(|(key, child)| (key.clone(), mark(child)));
             let marks: Vec<_> = marks.collect();
-            let key = node.key.map(std::slice::from_ref).unwrap_or_default();
-            let attributes = index::group_attributes(key, node.container, &marks);
+            let path = keys.get(node.path.as_str()).map(Vec::as_slice).unwrap_or_default();
+            let attributes = index::group_attributes(path, node.container, &marks);
             let mut document = GroupDocument { attributes, consolidated: None };
             if node.path.is_empty() {
                 document.consolidated = members.take();
@@ -283,6 +290,23 @@ impl ItemPlan {
         };
         (self.index, entry)
     }
+}
+
+/// Returns the key path of every group by its node path.
+fn group_keys<'a>(layout: &'a Layout<'_, Leaf>) -> HashMap<&'a str, Vec<Key>> {
+    let mut keys = HashMap::new();
+    for node in &layout.groups {
+        let path = node_keys(&keys, &node.path, node.key); // parents come first
+        keys.insert(node.path.as_str(), path);
+    }
+    keys
+}
+
+/// Returns the key path of a node: its group's and its own key.
+fn node_keys(groups: &HashMap<&str, Vec<Key>>, path: &str, key: Option<&Key>) -> Vec<Key> {
+    let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+    let above = if key.is_some() { groups.get(parent).cloned() } else { None };
+    above.unwrap_or_default().into_iter().chain(key.cloned()).collect()
 }
 
 fn mark(child: &Tree<Leaf>) -> ChildMark {

@@ -483,3 +483,25 @@ fn two_saves_of_one_tree_differ_in_the_record_alone() {
         .collect();
     assert_eq!(differ, ["zarr.json"], "the record has times and an id");
 }
+
+#[test]
+fn every_node_says_its_whole_key_path() {
+    let engine = Engine::builder().budget_bytes(64 << 20).build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let target = engine.place(dir.path().join("c").to_str().unwrap(), &[]).unwrap();
+    let leaf = Tree::leaf(Leaf::int(1).unwrap());
+    let tree = Tree::dict([("a", Tree::list([Tree::None, Tree::dict([("b.c/d", leaf)])]))]);
+    milepost::CheckpointWriter::standalone(&engine, &target)
+        .item("state", Item::Tree(tree))
+        .save_blocking()
+        .unwrap();
+    let key = |path: &str| {
+        let file = dir.path().join("c/state").join(path).join("zarr.json");
+        let text = std::fs::read(file).unwrap();
+        let document: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        document["attributes"]["milepost"]["key"].clone()
+    };
+    assert_eq!(key(""), serde_json::json!([]));
+    assert_eq!(key("a/1"), serde_json::json!(["a", {"index": 1}]));
+    assert_eq!(key("a/1/b.c%2Fd"), serde_json::json!(["a", {"index": 1}, "b.c/d"]));
+}
