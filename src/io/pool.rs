@@ -10,6 +10,9 @@ use crate::{
 };
 use std::sync::{Mutex, PoisonError};
 
+/// Smaller buffers are not worth a search: checksums, gaps, small chunks.
+const POOLED_BYTES_MIN: usize = 64 * 1024;
+
 /// Freed staging buffers, for the next operation of about that size.
 #[derive(Debug)]
 pub(crate) struct BufferPool {
@@ -30,6 +33,11 @@ impl BufferPool {
     pub(crate) fn take(&self, len: usize) -> Result<Buffer> {
         let out = || Error::unavailable("no memory to stage in").with("bytes", len);
         let capacity = len.checked_next_multiple_of(PAGE_BYTES).ok_or_else(out)?;
+        if capacity < POOLED_BYTES_MIN {
+            let mut buffer = Buffer::try_zeroed(capacity).ok_or_else(out)?;
+            buffer.set_len(len);
+            return Ok(buffer);
+        }
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         // Best fit, but never one of more than twice the size: that would hoard large ones for small needs.
         let found = free
@@ -51,7 +59,7 @@ impl BufferPool {
     /// Takes a buffer back, or frees it where the pool is full.
     pub(crate) fn give(&self, mut buffer: Buffer) {
         let capacity = buffer.capacity();
-        if capacity == 0 || capacity > self.bytes_max {
+        if capacity < POOLED_BYTES_MIN || capacity > self.bytes_max {
             return;
         }
         buffer.set_len(capacity);

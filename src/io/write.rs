@@ -245,8 +245,9 @@ async fn put_parts(
     let needed = scratch + parts.iter().map(|p| p.bytes_max as u64).sum::<u64>();
     let reservation = engine.budget().reserve(context.priority, needed).await;
     let jobs = parts.into_iter().map(|part| {
+        let pool = Arc::clone(engine.buffers());
         engine.cpu().run(context.priority, move || {
-            let mut buffer = Buffer::zeroed(part.bytes_max);
+            let mut buffer = pool.take(part.bytes_max)?;
             let encoded = (part.produce)(&mut buffer)?;
             buffer.set_len(encoded.bytes);
             Ok((Bytes::from(buffer), encoded))
