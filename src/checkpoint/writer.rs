@@ -1,7 +1,7 @@
 //! Saving: items become one plan, the plan is written into an attempt, the record publishes it.
 //!
 //! The life of a save: planned (documents, chunks, key paths checked; nothing is written where anything is
-//! wrong) → attempt begun → data written as one plan, largest objects first → indexes → record → synced →
+//! wrong) → attempt begun → data written as one plan → indexes → record → synced →
 //! visible. A failure or a drop anywhere before the last step leaves nothing visible; what was written is swept.
 
 use super::{
