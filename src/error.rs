@@ -3,7 +3,7 @@
 //! Kinds are prescriptive (retry, fix the call, use another step, …), so callers match on
 //! [`ErrorKind`] and people read the message. Causes are never inlined: walk `source()`.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// A `Result` whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The call is wrong: fix it.
     Invalid,
+    /// It did not end in the time it was given: it may go on.
+    Timeout,
     /// The caller cancelled the operation.
     Cancelled,
     /// A bug in Milepost: report it.
@@ -34,15 +36,18 @@ pub enum ErrorKind {
 
 /// An error with its kind, its context pairs and, where the user can act, a hint.
 ///
-/// `Display` prints the message and the context, not the hint and not the cause.
+/// `Display` prints the message and the context, not the hint and not the cause. A clone shares the cause: a failed
+/// save tells everybody who asks.
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
     message: String,
     context: Vec<(&'static str, String)>,
     hint: Option<String>,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
@@ -79,7 +84,7 @@ impl Error {
     /// Adds the cause.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::from(source.into()));
         self
     }
 

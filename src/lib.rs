@@ -11,16 +11,20 @@ mod error;
 mod foreign;
 mod io;
 mod manager;
+mod metrics;
+mod policy;
 mod store;
 mod tasks;
 mod tree;
 
-pub use array::{Element, Leaf, Provider};
+pub use array::{Borrowed, Element, Leaf, Provider};
 pub use buffer::{Buffer, Region};
 pub use checkpoint::{
-    ArrayData, Checkpoint, CheckpointWriter, Consolidate, Durability, Finding, Item, ItemIndex,
-    LeafHandle, Outcome, SaveOptions, Saved, VerifyReport, ZarrNode, open_zarr_array,
-    open_zarr_array_blocking, walk_zarr, walk_zarr_blocking,
+    ArrayData, Burial, Checkpoint, CheckpointWriter, Consolidate, Durability, Finding, Handlers,
+    Item, ItemHandler, ItemIndex, LeafHandle, LeaseInfo, LeaseKind, Leftover, LeftoverKind, Opaque,
+    Outcome, Pin, Queue, RunOptions, SaveHandle, SaveOptions, SaveRequest, Saved, StepLease,
+    SweepReport, VerifyReport, WriterInfo, ZarrNode, leftovers_beside, open_zarr_array,
+    open_zarr_array_blocking, sweep_beside, walk_zarr, walk_zarr_blocking,
 };
 pub use chunk::{Selection, Subset};
 pub use clock::{Clock, SystemClock};
@@ -31,8 +35,16 @@ pub use foreign::{Export, ExportReport, ExportedFile, Import, Skipped};
 pub use io::{
     Budget, Engine, EngineBuilder, EngineOptions, Progress, ProgressSnapshot, Reservation, Stage,
 };
-pub use manager::{Found, Run, StepEntry, StepState, find, open};
+pub use manager::{
+    Found, Manager, ManagerOptions, NewStep, NewSteps, Opened, Run, SaveOutcome, StepEntry,
+    StepFormat, StepFormats, StepState, WatchOptions, Which, find, open,
+};
+pub use metrics::{Event, Stats};
 pub use milepost_formats as formats;
+pub use policy::{
+    BestMode, Callback, ClassicOptions, Decision, Metric, MissingMetric, Plan, Preservation,
+    SaveContext, SaveDecision, SkipReason, StepInfo,
+};
 pub use store::{
     Action, Capabilities, Count, FaultStore, Finding as ProbeFinding, Listing, MemoryStore,
     ObjectMeta, ObjectStoreAdapter, ObjectWriter, Operation, Outcome as ProbeOutcome, Place,

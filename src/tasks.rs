@@ -13,8 +13,9 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Wake},
+    task::{Context, Poll, Wake, Waker},
     thread::{JoinHandle, Thread},
+    time::Instant,
 };
 
 /// Who goes first where work waits for threads, slots or memory; lower is sooner.
@@ -205,6 +206,14 @@ fn work(shared: &Shared) {
 ///
 /// Never called from a job of a pool: the job might wait for its own thread.
 pub(crate) fn wait<F: Future>(future: F) -> F::Output {
+    match wait_until(future, None) {
+        Some(output) => output,
+        None => unreachable!("without a deadline the future ends"),
+    }
+}
+
+/// Waits as [`wait`] does, but not beyond `deadline`: the future is dropped then.
+pub(crate) fn wait_until<F: Future>(future: F, deadline: Option<Instant>) -> Option<F::Output> {
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {
@@ -216,9 +225,62 @@ pub(crate) fn wait<F: Future>(future: F) -> F::Output {
     let mut context = Context::from_waker(&waker);
     loop {
         match future.as_mut().poll(&mut context) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => std::thread::park(),
+            Poll::Ready(value) => return Some(value),
+            Poll::Pending => match deadline {
+                None => std::thread::park(),
+                Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
+                    Some(left) if !left.is_zero() => std::thread::park_timeout(left),
+                    _ => return None,
+                },
+            },
         }
+    }
+}
+
+/// Ends what listens to it, once and for all; clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cancel(Arc<Mutex<CancelState>>);
+
+#[derive(Debug, Default)]
+struct CancelState {
+    cancelled: bool,
+    listeners: Vec<Waker>,
+}
+
+impl Cancel {
+    fn lock(&self) -> MutexGuard<'_, CancelState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Cancels.
+    pub(crate) fn cancel(&self) {
+        let listeners = {
+            let mut state = self.lock();
+            state.cancelled = true;
+            std::mem::take(&mut state.listeners)
+        };
+        listeners.into_iter().for_each(Waker::wake);
+    }
+
+    /// Resolves to the future's result, or fails where this is cancelled before that is there.
+    pub(crate) async fn guard<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
+        let cancelled = || Poll::Ready(Err(Error::cancelled("the caller cancelled it")));
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(|context| {
+            {
+                let mut state = self.lock();
+                if state.cancelled {
+                    return cancelled();
+                }
+                if !state.listeners.iter().any(|waker| waker.will_wake(context.waker())) {
+                    state.listeners.push(context.waker().clone());
+                }
+            }
+            let polled = future.as_mut().poll(context);
+            // It may have come while the future was at its last step.
+            if polled.is_ready() && self.lock().cancelled { cancelled() } else { polled }
+        })
+        .await
     }
 }
 
@@ -260,6 +322,40 @@ mod tests {
             block_on(job).unwrap();
         }
         assert_eq!(told.try_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_deadline_and_drops_the_future() {
+        let (tell, told) = mpsc::channel::<()>();
+        let never = async move {
+            futures::future::pending::<()>().await;
+            drop(tell);
+        };
+        assert_eq!(wait_until(never, Some(Instant::now())), None);
+        assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Disconnected));
+        assert_eq!(wait_until(async { 7 }, Some(Instant::now())), Some(7));
+    }
+
+    #[test]
+    fn what_is_cancelled_ends_and_wakes_whoever_waits() {
+        let cancel = Cancel::default();
+        assert_eq!(block_on(cancel.guard(async { Ok(7) })).unwrap(), 7);
+        let at_last = Cancel::default();
+        let own = at_last.clone();
+        let ends = async move {
+            own.cancel();
+            Ok(7)
+        };
+        assert_eq!(block_on(at_last.guard(ends)).unwrap_err().kind(), ErrorKind::Cancelled);
+        let pool = Pool::new("test", 1).unwrap();
+        let canceller = cancel.clone();
+        let job = pool.run(Priority::Restore, move || {
+            canceller.cancel();
+            Ok(())
+        });
+        let stopped = block_on(cancel.guard(futures::future::pending::<Result<()>>()));
+        assert_eq!(stopped.unwrap_err().kind(), ErrorKind::Cancelled);
+        block_on(job).unwrap();
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Where the data of a leaf comes from: memory that was handed over, a copy, or a callback.
 
-use super::element::Element;
+use super::{borrow::Loan, element::Element};
 use crate::{
     buffer::Buffer,
     chunk::{PlanOptions, Subset, elements},
@@ -33,6 +33,8 @@ impl<F: Fn(&Subset, &mut [u8]) -> Result<()> + Send + Sync> Provider for F {
 pub(crate) enum Source {
     Memory(Bytes),
     Provider(Arc<dyn Provider>),
+    /// Memory of the caller, which a save replaces by one of the others.
+    Borrowed(Loan),
 }
 
 impl fmt::Debug for Source {
@@ -40,6 +42,7 @@ impl fmt::Debug for Source {
         match self {
             Self::Memory(bytes) => write!(f, "Memory({} bytes)", bytes.len()),
             Self::Provider(_) => f.write_str("Provider"),
+            Self::Borrowed(_) => f.write_str("Borrowed"),
         }
     }
 }
@@ -79,6 +82,11 @@ impl Leaf {
         let (dimension_names, foreign_name) = (None, None);
         let layout = LeafLayout::default();
         Self { kind, data_type, shape, source, dimension_names, foreign_name, layout }
+    }
+
+    /// Names an array over a source that was checked.
+    pub(super) fn over(data_type: DataType, shape: Vec<u64>, source: Source) -> Self {
+        Self::new(LeafKind::Array, data_type, shape, source)
     }
 
     /// Hands over raw bytes: little endian, C order. Nothing is copied before it is written.

@@ -11,7 +11,7 @@ use crate::{
         self, CRC32C_BYTES, Chain, content_hash, content_hash_of_chunks, copy_crc32c_xxh3, crc32c,
         crc32c_append, crc32c_combine, crc32c_zeros,
     },
-    error::Result,
+    error::{Error, Result},
     io::write::{Body, Encoded, Extent, ObjectPlan, Part, Tail, Written},
 };
 use bytes::Bytes;
@@ -247,6 +247,10 @@ impl Shared {
                 Ok(())
             }
             Source::Provider(provider) => provider.fill(subset, out),
+            Source::Borrowed(_) => {
+                Err(Error::invalid("a leaf borrows memory that was not lent to this save")
+                    .hint("start the save with the `Borrowed` that the leaf was made with"))
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use super::{
     layout::{DOCUMENT, join},
     names::dimension_names,
+    opaque::Opaque,
     options::{Consolidate, SaveOptions},
 };
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
 use bytes::Bytes;
 use milepost_formats::{
     index::{self, ChildMark, Group, Index, Object},
-    record::{Item as ItemEntry, ItemKind, json_document},
+    record::{Item as ItemEntry, ItemKind, json_document, tagged},
     zarr3::{ArrayDocument, GroupDocument},
 };
 use serde_json::Value;
@@ -41,6 +42,8 @@ pub enum Item {
     Json(Value),
     /// Bytes.
     Bytes(Bytes),
+    /// Files: a tokenizer, a configuration, the state of a data iterator, a source snapshot.
+    Opaque(Opaque),
 }
 
 /// An item ready to be written.
@@ -51,6 +54,8 @@ pub(crate) struct ItemPlan {
     leaves: Vec<LeafPlan>,
     documents: Vec<(String, Bytes)>,
     inline_bytes: u64,
+    handler: Option<String>,
+    metadata: Value,
     pub(crate) notes: Vec<String>,
 }
 
@@ -94,6 +99,7 @@ impl ItemPlan {
                 Self::tree(name, ItemKind::Bytes, &tree, place, options)
             }
             Item::Json(value) => Self::json(name, value, place, options),
+            Item::Opaque(opaque) => Self::opaque(name, opaque, place, options),
         };
         planned.map_err(|e| e.with("item", name))
     }
@@ -119,8 +125,17 @@ impl ItemPlan {
             leaves: Vec::new(),
             documents: vec![(DOCUMENT.to_owned(), document)],
             inline_bytes: text.len() as u64,
+            handler: None,
+            metadata: Value::Null,
             notes: Vec::new(),
         })
+    }
+
+    fn opaque(name: &str, opaque: &Opaque, place: &Place, options: &SaveOptions) -> Result<Self> {
+        let mut planned = Self::tree(name, ItemKind::Opaque, &opaque.tree()?, place, options)?;
+        planned.handler = opaque.handler().map(str::to_owned);
+        planned.metadata = opaque.metadata().clone();
+        Ok(planned)
     }
 
     fn tree(
@@ -146,6 +161,8 @@ impl ItemPlan {
             leaves: Vec::with_capacity(layout.leaves.len()),
             documents: Vec::with_capacity(layout.leaves.len() + layout.groups.len()),
             inline_bytes: 0,
+            handler: None,
+            metadata: Value::Null,
             notes,
         };
         let consolidate = options.consolidate == Consolidate::Auto
@@ -241,6 +258,31 @@ impl ItemPlan {
         self.index.foreign_metadata = metadata;
     }
 
+    /// Sets the user's metadata of the item, which the record carries.
+    pub(crate) fn set_metadata(&mut self, metadata: Value) {
+        self.metadata = metadata;
+    }
+
+    /// Returns the entry of the item as far as it is known before anything is written.
+    pub(crate) fn entry(&self) -> ItemEntry {
+        ItemEntry {
+            name: self.name.clone(),
+            kind: self.kind,
+            leaves: self.leaves.len() as u64,
+            data_bytes: self.data_bytes(),
+            stored_bytes: 0,
+            objects: 0,
+            index_bytes: 0,
+            index_json_bytes: 0,
+            index_hash: 0,
+            handler: self.handler.clone(),
+            metadata: match &self.metadata {
+                Value::Object(members) => Value::Object(tagged::object(members.clone())),
+                value => value.clone(),
+            },
+        }
+    }
+
     /// Returns leaves, chunks and decoded bytes, for progress.
     pub(crate) fn totals(&self) -> (u64, u64, u64) {
         let chunks = self.leaves.iter().map(LeafPlan::chunks).sum();
@@ -277,17 +319,9 @@ impl ItemPlan {
             objects += mine.len() as u64;
         }
         assert!(chunks.is_empty(), "every written object belongs to a leaf");
-        let entry = ItemEntry {
-            leaves: self.leaves.len() as u64,
-            data_bytes: self.data_bytes(),
-            stored_bytes: written.iter().map(|w| w.bytes).sum(),
-            objects: objects + self.documents.len() as u64,
-            kind: self.kind,
-            index_bytes: 0,
-            index_json_bytes: 0,
-            index_hash: 0,
-            name: self.name,
-        };
+        let mut entry = self.entry();
+        entry.stored_bytes = written.iter().map(|w| w.bytes).sum();
+        entry.objects = objects + self.documents.len() as u64;
         (self.index, entry)
     }
 }

@@ -4,6 +4,18 @@
 pub(crate) const TRANSIENT: &str = ".milepost";
 /// Attempts in the making.
 pub(crate) const TMP: &str = ".milepost/tmp";
+/// Checkpoints that are deleted, until their bytes are freed.
+pub(crate) const TRASH: &str = ".milepost/trash";
+/// Who reads a step, and who deletes it.
+pub(crate) const LEASES: &str = ".milepost/leases";
+/// Steps that are never deleted.
+pub(crate) const PINS: &str = ".milepost/pins";
+/// What is put to find out what a store does, and what time it is.
+pub(crate) const PROBE: &str = ".milepost/probe";
+/// How the name of a standalone checkpoint's attempt goes on after that of the checkpoint.
+pub(crate) const BESIDE: &str = ".milepost-tmp-";
+/// How the key of an attempt's mark goes on after that of its directory.
+pub(crate) const MARK: &str = ".lease";
 /// The group below a checkpoint that holds the indexes of its items.
 pub(crate) const INDEXES: &str = "_milepost";
 /// The name of every Zarr document.

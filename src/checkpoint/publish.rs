@@ -3,23 +3,32 @@
 //! An [`Attempt`] is where one save writes its objects before anybody sees them.
 //!
 //! - With directory renames (local disks, memory): a directory below `.milepost/tmp` of the run, or a hidden
-//!   sibling of a standalone checkpoint. Committing syncs it, then renames it to its name; an overwrite
-//!   exchanges the two and sweeps the old one afterwards.
+//!   sibling of a standalone checkpoint, with a mark beside it that says who writes. Committing syncs it, then renames
+//!   it to its name; an overwrite exchanges the two and sweeps the old one afterwards. `_milepost/zarr.json` is written
+//!   first: a sweeper that took the writer for dead moves the directory away whole, so where that object is
+//!   missing at the end, the attempt is lost and must not be committed, whatever was written since.
 //! - Without (object stores): a prefix of its own, claimed by a conditional create of `_milepost/zarr.json` and committed
 //!   by a conditional create of `zarr.json`. An abandoned attempt is revoked by creating that same object first.
 //!
 //! **Invariant:** nothing that is visible is deleted or changed before its replacement is committed.
 
-use super::layout::{DOCUMENT, INDEXES, RECORD_BYTES_MAX, TMP, revision_name};
-use super::lease::Lease;
+use super::layout::{BESIDE, DOCUMENT, INDEXES, MARK, RECORD_BYTES_MAX, TMP, revision_name};
+use super::{
+    lease::{Holder, Lease, StoreTime},
+    marks::{Intent, check_unused, is_claim_alive, read_claim},
+    writer::Saved,
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     io::Engine,
-    store::{Place, RenameMode, Span},
-    tasks::Priority,
+    store::{Listing, Place, RenameMode, Span},
+    tasks::{Pool, Priority},
 };
 use bytes::Bytes;
-use milepost_formats::record::{Claim, Record, Root, claim_document, revoked_document};
+use milepost_formats::{
+    index::index_group_document,
+    record::{Claim, Record, Root, claim_document, deleted_document, revoked_document},
+};
 use std::{
     collections::BTreeSet,
     sync::{
@@ -29,10 +38,10 @@ use std::{
     time::Duration,
 };
 
-/// An attempt whose lease was not renewed for so long may be taken over.
-const LEASE_EXPIRY: Duration = Duration::from_mins(5);
 /// No step was ever overwritten so often; it bounds the search for a free revision.
 const REVISIONS_MAX: u64 = 10_000;
+/// A failed save is swept this often, with longer and longer pauses: its last jobs may still make files.
+const ABANDON_ROUNDS: u32 = 6;
 
 /// When a save counts as done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +91,8 @@ pub(crate) struct Wish {
     pub(crate) target: Place,
     /// The run it is a step of.
     pub(crate) run: Option<Place>,
+    /// The step, where it is one: others are told.
+    pub(crate) step: Option<u64>,
     /// Whether it may replace one that is there.
     pub(crate) overwrite: bool,
     pub(crate) durability: Durability,
@@ -92,6 +103,7 @@ pub(crate) struct Wish {
 /// A save on its way: where its objects go until it is committed.
 #[derive(Debug)]
 pub(crate) struct Attempt {
+    engine: Arc<Engine>,
     wish: Wish,
     place: Place,
     means: Means,
@@ -103,16 +115,42 @@ pub(crate) struct Attempt {
 
 #[derive(Debug)]
 enum Means {
-    Rename,
+    /// The mark beside the directory, until that is gone.
+    Rename { lease: Mutex<Option<Lease>> },
     /// The lower revision that is replaced comes with the names of its items.
-    Claim {
-        _lease: Lease,
-        committed: Option<(Place, Vec<String>)>,
-        claim: Bytes,
-    },
+    Claim { _lease: Lease, committed: Option<(Place, Vec<String>)>, claim: Bytes },
+}
+
+/// Where the attempts of one save were to be, and their ids: what an answer that was lost is made up from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Attempts(Arc<Mutex<Vec<(Place, String)>>>);
+
+impl Attempts {
+    pub(super) fn note(&self, target: &Place, writer: &str) {
+        let mut attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        attempts.push((target.clone(), writer.to_owned()));
+    }
+
+    /// Returns what one of them has committed, if so.
+    pub(crate) async fn committed(&self) -> Option<Saved> {
+        let attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (place, writer) in attempts.into_iter().rev() {
+            if let Ok(Found::Root(Root::Checkpoint { record, .. })) = look(&place).await
+                && record.writer == writer
+            {
+                return Some(Saved::of(place, *record, Vec::new()));
+            }
+        }
+        None
+    }
 }
 
 impl Attempt {
+    /// Returns where the checkpoint will be.
+    pub(crate) fn target(&self) -> &Place {
+        if matches!(self.means, Means::Claim { .. }) { &self.place } else { &self.wish.target }
+    }
+
     /// Finds a place for the objects of a save, and refuses what could not be committed.
     ///
     /// # Errors
@@ -123,8 +161,12 @@ impl Attempt {
         if !capabilities.writable {
             return Err(Error::unsupported("the store is read-only").with("store", &wish.target));
         }
+        if let (true, Some(run), Some(step)) = (wish.overwrite, &wish.run, wish.step) {
+            // Found out now, not when all of it is written; the commit makes sure.
+            check_unused(engine, run, step).await?;
+        }
         if capabilities.rename {
-            return Self::begin_rename(wish).await;
+            return Self::begin_rename(engine, wish).await;
         }
         if !capabilities.put_new {
             return Err(Error::unsupported("the store has no conditional create")
@@ -150,27 +192,58 @@ impl Attempt {
     /// Returns the group document of the indexes as this attempt stores it, where it has its own.
     pub(crate) fn claim(&self) -> Option<&Bytes> {
         match &self.means {
-            Means::Rename => None,
+            Means::Rename { .. } => None,
             Means::Claim { claim, .. } => Some(claim),
         }
     }
 
-    async fn begin_rename(wish: Wish) -> Result<Self> {
+    async fn begin_rename(engine: &Arc<Engine>, wish: Wish) -> Result<Self> {
         refuse_occupied(&wish).await?;
         let place = if let Some(run) = &wish.run {
             run.join(&format!("{TMP}/{}", wish.writer))
         } else {
-            let name = format!("{}.milepost-tmp-{}", wish.target.name(), wish.writer);
+            let name = format!("{}{BESIDE}{}", wish.target.name(), wish.writer);
             wish.target.parent().join(&name)
         };
-        place.store().create_dir(place.prefix()).await?;
-        let (means, exchanging) = (Means::Rename, AtomicBool::new(false));
-        Ok(Self { wish, place, means, items: Vec::new(), exchanging })
+        let store = place.store();
+        let holder = Holder::this(engine, &wish.writer, wish.step);
+        // The mark is there before the directory and goes after it.
+        let lease = Lease::take(store, &mark_of(&place), &holder).await?;
+        let lease = Mutex::new(Some(lease));
+        let (means, exchanging) = (Means::Rename { lease }, AtomicBool::new(false));
+        let engine = Arc::clone(engine);
+        let attempt = Self { engine, wish, place, means, items: Vec::new(), exchanging };
+        match attempt.make_directory().await {
+            Ok(()) => Ok(attempt),
+            Err(error) => {
+                attempt.abandon().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn make_directory(&self) -> Result<()> {
+        let store = self.place.store();
+        store.create_dir(self.place.prefix()).await?;
+        let key = self.place.key(&format!("{INDEXES}/{DOCUMENT}"));
+        store.put(&key, vec![index_group_document().into()], Priority::Foreground).await
+    }
+
+    /// Ends the lease and removes the mark; what fails is a dead mark, which a sweep takes.
+    async fn release(&self) {
+        let Means::Rename { lease } = &self.means else { return };
+        let lease = lease.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(lease) = lease
+            && let Err(error) = lease.release().await
+        {
+            tracing::debug!(%error, "the mark of an attempt could not be removed");
+        }
     }
 
     async fn begin_claim(engine: &Arc<Engine>, wish: Wish) -> Result<Self> {
         let heartbeat_ms = engine.clock().unix_ms();
-        let claim = Claim { writer: wish.writer.clone(), heartbeat_ms };
+        let holder = Some(Holder::this(engine, &wish.writer, wish.step).to_json()?);
+        let claim = Claim { writer: wish.writer.clone(), heartbeat_ms, holder };
         let claim = Bytes::from(claim_document(&claim));
         let mut committed = None;
         try_conditional_create(&wish).await?;
@@ -206,13 +279,20 @@ impl Attempt {
             let key = place.key(&format!("{INDEXES}/{DOCUMENT}"));
             match place.store().put_new(&key, claim.clone()).await {
                 Ok(()) => {
-                    let lease = Lease::start(&place, &key, &claim)?;
+                    let lease = Lease::start(place.store(), &key, &claim, &wish.writer)?;
+                    if is_claimed(&wish, revision + 1).await? {
+                        // A sweeper freed this prefix while others went on above it: it is below them.
+                        let revoked = revoked_document(&wish.writer).into();
+                        place.store().put_new(&place.key(DOCUMENT), revoked).await?;
+                        continue;
+                    }
                     let exchanging = AtomicBool::new(false);
                     let means = Means::Claim { _lease: lease, committed, claim };
-                    return Ok(Self { wish, place, means, items: Vec::new(), exchanging });
+                    let engine = Arc::clone(engine);
+                    return Ok(Self { engine, wish, place, means, items: Vec::new(), exchanging });
                 }
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-                    revoke_if_abandoned(&place, &key, &wish).await?;
+                    revoke_if_abandoned(engine, &place, &wish).await?;
                 }
                 Err(e) => return Err(e),
             }
@@ -231,7 +311,12 @@ impl Attempt {
         let store = self.place.store();
         let key = self.place.key(DOCUMENT);
         if let Means::Claim { committed, .. } = &self.means {
-            match store.put_new(&key, record.into()).await {
+            let intent = if committed.is_some() { self.announce().await? } else { None };
+            let put = store.put_new(&key, record.into()).await;
+            if let Some(intent) = intent {
+                intent.withdraw().await;
+            }
+            match put {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {
                     return Err(Error::conflict("another writer revoked this attempt").because(e));
                 }
@@ -240,7 +325,7 @@ impl Attempt {
                 Ok(()) | Err(_) => {}
             }
             if let Some((old, items)) = committed {
-                sweep_revision(old, items, &self.wish.writer).await;
+                sweep_revision(old, items, deleted_document(&self.wish.writer)).await;
             }
             return Ok(self.place.clone());
         }
@@ -249,13 +334,32 @@ impl Attempt {
             store.sync(self.place.prefix()).await?;
         }
         let (from, to) = (self.place.prefix(), self.wish.target.prefix());
+        let first = self.place.key(&format!("{INDEXES}/{DOCUMENT}"));
+        store.head(&first).await.map_err(|e| self.lost(e))?;
         match store.rename(from, to, RenameMode::NoReplace).await {
-            Ok(()) => {}
+            Ok(()) => self.release().await,
             // An existing checkpoint that may be replaced, or an empty directory; it refuses anything else.
             Err(e) if e.kind() == ErrorKind::AlreadyExists => self.exchange().await?,
-            Err(e) => return Err(e),
+            Err(e) => return Err(self.lost(e)),
         }
         Ok(self.wish.target.clone())
+    }
+
+    /// Explains that the attempt's directory is not there any more.
+    fn lost(&self, error: Error) -> Error {
+        if error.kind() != ErrorKind::NotFound {
+            return error;
+        }
+        Error::conflict("the attempt was swept: another process took this writer for dead")
+            .with("attempt", &self.place)
+            .hint("save again; a writer counts as dead after a minute without a heartbeat")
+            .because(error)
+    }
+
+    /// Announces that a step is to be replaced: nobody may read it or have it pinned.
+    async fn announce(&self) -> Result<Option<Intent>> {
+        let (Some(run), Some(step)) = (&self.wish.run, self.wish.step) else { return Ok(None) };
+        Intent::announce(&self.engine, run, step).await.map(Some)
     }
 
     /// Puts the new checkpoint in the place of the old one, then sweeps the old one.
@@ -268,15 +372,21 @@ impl Attempt {
                 .with("checkpoint", &self.wish.target)
                 .hint("remove the old checkpoint first, or save elsewhere"));
         }
+        let intent = self.announce().await?;
         self.exchanging.store(true, Ordering::Relaxed);
-        store.rename(from, to, RenameMode::Exchange).await?;
+        let exchanged = store.rename(from, to, RenameMode::Exchange).await;
+        if let Some(intent) = intent {
+            intent.withdraw().await;
+        }
+        exchanged.map_err(|e| self.lost(e))?;
         if self.wish.durability == Durability::Published {
             // What replaces a durable checkpoint is to be durable before that one is freed.
             store.sync(to).await?;
         }
         // The old checkpoint is under the attempt's name now and nobody's: what fails here is swept later.
-        if let Err(error) = store.delete_all(from).await {
-            tracing::warn!(%error, "the replaced checkpoint could not be swept");
+        match store.delete_all(from).await {
+            Ok(()) => self.release().await,
+            Err(error) => tracing::warn!(%error, "the replaced checkpoint could not be swept"),
         }
         Ok(())
     }
@@ -287,7 +397,10 @@ impl Attempt {
         if matches!(self.means, Means::Claim { .. }) {
             let record = revoked_document(&self.wish.writer);
             match store.put_new(&self.place.key(DOCUMENT), record.into()).await {
-                Ok(()) => sweep_revision(&self.place, &self.items, &self.wish.writer).await,
+                Ok(()) => {
+                    let record = revoked_document(&self.wish.writer);
+                    sweep_revision(&self.place, &self.items, record).await;
+                }
                 Err(error) => tracing::debug!(%error, "a failed attempt could not be revoked"),
             }
             return;
@@ -299,9 +412,56 @@ impl Attempt {
             tracing::warn!(place = %self.place, "an overwrite failed late; the old checkpoint is here");
             return;
         }
-        if let Err(error) = store.delete_all(self.place.prefix()).await {
-            tracing::warn!(%error, place = %self.place, "a failed save could not be swept");
+        match delete_stubborn(&self.place).await {
+            Ok(()) => self.release().await,
+            Err(error) => {
+                tracing::warn!(%error, place = %self.place, "a failed save could not be swept");
+            }
         }
+    }
+}
+
+/// Returns the key of the mark of the attempt at `place`.
+pub(super) fn mark_of(place: &Place) -> String {
+    format!("{}{MARK}", place.prefix())
+}
+
+/// Deletes a directory in which jobs of a failed save may still make files.
+async fn delete_stubborn(place: &Place) -> Result<()> {
+    let store = place.store();
+    let mut result = Ok(());
+    for round in 0..ABANDON_ROUNDS {
+        result = store.delete_all(place.prefix()).await;
+        if place.local_path().is_some() {
+            pause(Duration::from_millis(10 << round)).await;
+        }
+        let empty =
+            store.list(place.prefix()).await.map(|l| l.objects.is_empty() && l.prefixes.is_empty());
+        if result.is_ok() && matches!(empty, Ok(true)) {
+            return Ok(());
+        }
+    }
+    // The last round may have left what came during its pause.
+    result.and(store.delete_all(place.prefix()).await)
+}
+
+/// Waits without a runtime and without holding up a thread of the engine.
+async fn pause(time: Duration) {
+    let Ok(pool) = Pool::new("milepost-pause", 1) else { return };
+    let sleep = move || {
+        std::thread::sleep(time);
+        Ok(())
+    };
+    drop(pool.run(Priority::Sweep, sleep).await);
+}
+
+/// Tells whether a revision of the step has a claim.
+async fn is_claimed(wish: &Wish, revision: u64) -> Result<bool> {
+    let place = wish.target.parent().join(&revision_name(wish.target.name(), revision));
+    match place.store().head(&place.key(&format!("{INDEXES}/{DOCUMENT}"))).await {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
     }
 }
 
@@ -314,9 +474,7 @@ async fn refuse_occupied(wish: &Wish) -> Result<()> {
     let replaceable = match found {
         Found::Root(Root::Checkpoint { record, .. }) => {
             // Whatever else lies in it (another run, notes) would be freed with it.
-            let items = item_names(&record);
-            let ours = |name: &String| name == INDEXES || items.contains(name);
-            if let Some(stray) = listing.prefixes.iter().find(|name| !ours(name)) {
+            if let Some(stray) = stray(&record, &listing) {
                 return Err(occupied(&wish.target.join(stray)));
             }
             true
@@ -336,7 +494,13 @@ async fn refuse_occupied(wish: &Wish) -> Result<()> {
     }
 }
 
-fn item_names(record: &Record) -> Vec<String> {
+/// Returns what is below a checkpoint and no part of it.
+pub(super) fn stray<'a>(record: &Record, listing: &'a Listing) -> Option<&'a str> {
+    let ours = |name: &str| name == INDEXES || record.items.iter().any(|item| item.name == name);
+    listing.prefixes.iter().map(String::as_str).find(|name| !ours(name))
+}
+
+pub(super) fn item_names(record: &Record) -> Vec<String> {
     record.items.iter().map(|item| item.name.clone()).collect()
 }
 
@@ -385,20 +549,17 @@ fn occupied(target: &Place) -> Error {
 }
 
 /// Revokes the claimed attempt at `place` where its lease has run out.
-async fn revoke_if_abandoned(place: &Place, claim: &str, wish: &Wish) -> Result<()> {
+async fn revoke_if_abandoned(engine: &Engine, place: &Place, wish: &Wish) -> Result<()> {
     let store = place.store();
-    let claimed = store.head(claim).await?.modified;
-    // The store's clock on both sides: a probe object is as old as now.
-    let probe = wish.target.parent().key(&format!(".milepost/probe/{}", wish.writer));
-    store.put(&probe, vec![Bytes::from_static(b"now")], Priority::Foreground).await?;
-    let now = store.head(&probe).await?.modified;
-    store.delete(vec![probe]).await?;
-    if now.duration_since(claimed).unwrap_or_default() < LEASE_EXPIRY {
+    let mut time = StoreTime::of_run(engine, &wish.target.parent());
+    let alive = match read_claim(place).await? {
+        Some((claim, modified)) => is_claim_alive(&claim, modified, &mut time).await,
+        None => false,
+    };
+    if alive {
         return Err(Error::conflict("another writer is saving this step")
             .with("checkpoint", place)
-            .hint(
-                "wait for it to end; an abandoned attempt can be taken over after five minutes",
-            ));
+            .hint("wait for it to end; an abandoned attempt can be taken over after a minute"));
     }
     match store.put_new(&place.key(DOCUMENT), revoked_document(&wish.writer).into()).await {
         Ok(()) => Ok(()),
@@ -412,21 +573,26 @@ async fn revoke_if_abandoned(place: &Place, claim: &str, wish: &Wish) -> Result<
 }
 
 /// Makes a replaced revision invisible, then frees its bytes; its record stays as a tombstone.
-async fn sweep_revision(old: &Place, items: &[String], writer: &str) {
+async fn sweep_revision(old: &Place, items: &[String], tombstone: Vec<u8>) {
     let sweep = async {
-        let store = old.store();
         let record = old.key(DOCUMENT);
-        let tombstone = Bytes::from(revoked_document(writer));
-        store.put(&record, vec![tombstone], Priority::Sweep).await?;
-        let claim = old.key(&format!("{INDEXES}/{DOCUMENT}"));
+        old.store().put(&record, vec![tombstone.into()], Priority::Sweep).await?;
         for name in items.iter().map(String::as_str).chain([INDEXES]) {
-            let objects = store.list_all(&old.key(name)).await?;
-            let keys = objects.into_iter().map(|o| o.key).filter(|k| *k != claim);
-            store.delete(keys.collect()).await?;
+            free_revision(old, name).await?;
         }
         Ok::<_, Error>(())
     };
     if let Err(error) = sweep.await {
         tracing::warn!(%error, place = %old, "a replaced revision could not be swept");
     }
+}
+
+/// Frees what is below `name` of a revoked revision but its claim and its tombstone; returns the bytes.
+pub(super) async fn free_revision(old: &Place, name: &str) -> Result<u64> {
+    let kept = [old.key(DOCUMENT), old.key(&format!("{INDEXES}/{DOCUMENT}"))];
+    let mut objects = old.store().list_all(&old.key(name)).await?;
+    objects.retain(|object| !kept.contains(&object.key));
+    let bytes = objects.iter().map(|object| object.bytes).sum();
+    old.store().delete(objects.into_iter().map(|object| object.key).collect()).await?;
+    Ok(bytes)
 }

@@ -20,6 +20,7 @@ use milepost_formats::{
     record::{Item, ItemKind, Record, Root},
     zarr3::Document,
 };
+use serde_json::{Map, Value};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -44,6 +45,11 @@ impl Checkpoint {
             progress: Progress::default(),
             rewritten,
         }
+    }
+
+    /// Opens what was just saved, without a request.
+    pub(crate) fn of(engine: &Arc<Engine>, saved: &super::Saved) -> Self {
+        Self::new(engine, &saved.place, saved.record.clone(), false)
     }
 
     /// Opens the checkpoint at `place`: one request.
@@ -222,7 +228,7 @@ impl Checkpoint {
             _ => None,
         };
         if let Document::Group(_) = document
-            && item.kind == ItemKind::Tree
+            && matches!(item.kind, ItemKind::Tree | ItemKind::Opaque)
         {
             self.index(item).await?.lookup(path).map_err(|e| self.blame(e))?;
         }
@@ -244,7 +250,8 @@ impl Checkpoint {
 #[derive(Debug)]
 pub(crate) enum Peek {
     Checkpoint(Box<Checkpoint>),
-    Run,
+    /// With the run's own members.
+    Run(Map<String, Value>),
     Revoked,
     Foreign,
     Nothing,
@@ -260,7 +267,7 @@ pub(crate) async fn peek(engine: &Arc<Engine>, place: &Place) -> Result<Peek> {
         Found::Root(Root::Checkpoint { record, rewritten }) => {
             Peek::Checkpoint(Box::new(Checkpoint::new(engine, place, *record, rewritten)))
         }
-        Found::Root(Root::Run(_)) => Peek::Run,
+        Found::Root(Root::Run(members)) => Peek::Run(members),
         Found::Root(Root::Revoked { .. }) => Peek::Revoked,
         Found::Root(Root::Foreign) => Peek::Foreign,
         Found::Bad(error) => Peek::Bad(error),

@@ -112,7 +112,7 @@ impl Checkpoint {
         self.leaf(item, "").await?.read().await
     }
 
-    fn expect_kind(&self, name: &str, kind: ItemKind) -> Result<&Item> {
+    pub(super) fn expect_kind(&self, name: &str, kind: ItemKind) -> Result<&Item> {
         let item = self.item(name)?;
         if item.kind == kind {
             return Ok(item);
@@ -231,7 +231,7 @@ impl ItemIndex {
     ///
     /// A checkpoint is a place: one that was replaced meanwhile would give leaves of two. So its record is read
     /// again afterwards, and what may be mixed is not given out.
-    async fn read(&self, wanted: Vec<(usize, Option<Cast>)>) -> Result<Vec<ArrayData>> {
+    pub(super) async fn read(&self, wanted: Vec<(usize, Option<Cast>)>) -> Result<Vec<ArrayData>> {
         let read = self.read_plan(wanted).await;
         let unsure = read
             .as_ref()

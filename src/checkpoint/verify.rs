@@ -96,6 +96,30 @@ impl VerifyReport {
     pub fn is_good(&self) -> bool {
         self.findings.iter().all(|f| matches!(f.outcome, Outcome::Rewritten | Outcome::Stray))
     }
+
+    /// Turns what is wrong into an error that names the first finding.
+    pub(crate) fn into_result(self, checkpoint: &Checkpoint) -> Result<()> {
+        if self.is_good() {
+            return Ok(());
+        }
+        let worst =
+            |finding: &&Finding| !matches!(finding.outcome, Outcome::Rewritten | Outcome::Stray);
+        let unread = self.findings.iter().filter(worst).all(|f| f.outcome == Outcome::NotVerified);
+        let mut error = if unread {
+            Error::unavailable("the checkpoint could not be verified")
+        } else {
+            Error::corrupt("the checkpoint does not verify")
+        };
+        if let Some(first) = self.findings.iter().find(worst) {
+            error = error.with("object", &first.object).with("finding", &first.message);
+            for (key, value) in
+                [("item", &first.item), ("leaf", &first.leaf), ("chunk", &first.chunk)]
+            {
+                error = value.iter().fold(error, |error, value| error.with(key, value));
+            }
+        }
+        Err(checkpoint.blame(error).hint("`milepost verify` lists everything that is wrong"))
+    }
 }
 
 /// An object that is to be there.

@@ -5,27 +5,30 @@
 //! visible. A failure or a drop anywhere before the last step leaves nothing visible; what was written is swept.
 
 use super::{
+    capture::{Copies, Service, capture},
+    founding::{found_run, run_members},
+    handle::SaveHandle,
     items::{Item, ItemPlan},
-    layout::{DOCUMENT, INDEXES, TRANSIENT, index_chunk},
+    layout::{DOCUMENT, INDEXES, index_chunk},
     options::SaveOptions,
-    publish::{Attempt, Wish},
+    publish::{Attempt, Attempts, Wish},
 };
 use crate::{
+    array::Borrowed,
     codec::crc32c,
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     io::{
         Engine, Progress,
         read::Context,
         write::{Body, ObjectPlan, write_all},
     },
     store::Place,
-    tasks::{Priority, wait},
+    tasks::{Cancel, Pool, Priority, wait},
 };
 use bytes::Bytes;
 use milepost_formats::{
-    index::{IndexChunk, Object, index_group_document},
-    record::{Item as ItemEntry, Record, Timing, run_document, tagged},
-    zarr3::GroupDocument,
+    index::{IndexChunk, Object},
+    record::{Item as ItemEntry, Record, RunMembers, Timing, tagged},
 };
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
@@ -50,21 +53,26 @@ const NOTES_MAX: usize = 16;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct CheckpointWriter {
     engine: Arc<Engine>,
     target: Place,
     run: Option<Place>,
     step: Option<u64>,
+    named: bool,
+    founding: RunMembers,
     items: BTreeMap<String, Item>,
     duplicate: Option<String>,
     foreign_metadata: BTreeMap<String, Vec<(String, String)>>,
+    item_metadata: BTreeMap<String, Value>,
     metadata: Map<String, Value>,
     metrics: Map<String, Value>,
     options: SaveOptions,
     priority: Priority,
     progress: Progress,
+    cancel: Cancel,
+    attempts: Attempts,
 }
 
 /// What a save has committed.
@@ -89,6 +97,8 @@ impl CheckpointWriter {
     }
 
     /// Saves `step` of the run at `run`, which is created where it is not there.
+    ///
+    /// The step's name is the one of the run's own format (`Run::create`), plain digits by default.
     pub fn step(engine: &Arc<Engine>, run: &Place, step: u64) -> Self {
         Self::new(engine, run.join(&step.to_string()), Some(run.clone()), Some(step))
     }
@@ -99,15 +109,34 @@ impl CheckpointWriter {
             target,
             run,
             step,
+            named: false,
+            founding: RunMembers::default(),
             items: BTreeMap::new(),
             duplicate: None,
             foreign_metadata: BTreeMap::new(),
+            item_metadata: BTreeMap::new(),
             metadata: Map::new(),
             metrics: Map::new(),
             options: SaveOptions::default(),
             priority: Priority::Foreground,
             progress: Progress::default(),
+            cancel: Cancel::default(),
+            attempts: Attempts::default(),
         }
+    }
+
+    /// Names the node of the step, whatever format the run's document says.
+    pub(crate) fn named(mut self, name: &str) -> Self {
+        if let Some(run) = &self.run {
+            (self.target, self.named) = (run.join(name), true);
+        }
+        self
+    }
+
+    /// Sets what the run's document says, where this save creates it.
+    pub(crate) fn founding(mut self, members: RunMembers) -> Self {
+        self.founding = members;
+        self
     }
 
     /// Adds an item; two of one name are an error of the save.
@@ -122,6 +151,14 @@ impl CheckpointWriter {
     /// Carries free-form strings of a foreign format in the index of a tree item.
     pub fn foreign_metadata(mut self, item: &str, metadata: Vec<(String, String)>) -> Self {
         self.foreign_metadata.insert(item.to_owned(), metadata);
+        self
+    }
+
+    /// Sets the user's metadata of an item: readable from the record, without reading data.
+    ///
+    /// It replaces what a custom handler gives, and counts within the 1 MiB of all metadata.
+    pub fn item_metadata(mut self, item: impl Into<String>, metadata: Value) -> Self {
+        self.item_metadata.insert(item.into(), metadata);
         self
     }
 
@@ -155,6 +192,65 @@ impl CheckpointWriter {
         self
     }
 
+    /// Sets what cancels the save: nothing is visible then, and what was written is swept.
+    pub(crate) fn cancel(mut self, cancel: Cancel) -> Self {
+        self.cancel = cancel;
+        self
+    }
+
+    /// Saves the step into another run, under the same name.
+    pub(crate) fn in_run(mut self, run: &Place) -> Self {
+        self.target = run.join(self.target.name());
+        self.run = Some(run.clone());
+        self
+    }
+
+    /// Returns the attempts of this writer and its clones.
+    pub(crate) fn attempts(&self) -> Attempts {
+        self.attempts.clone()
+    }
+
+    /// Takes over what the caller keeps, files too; the save begins when the rest can be served.
+    ///
+    /// # Errors
+    /// `Invalid` where a leaf borrows memory that `borrowed` does not lend.
+    pub(crate) fn capture<'a>(
+        &mut self,
+        borrowed: &Borrowed<'a>,
+        copies: &Arc<Copies>,
+        beyond: bool,
+    ) -> Result<Service<'a>> {
+        for item in self.items.values_mut() {
+            if let Item::Opaque(files) = item {
+                *files = files.clone().captured(&std::env::temp_dir())?;
+            }
+        }
+        capture(&self.engine, &mut self.items, borrowed, (copies, beyond))
+    }
+
+    /// Saves in the background, on a thread of its own; returns when the state is captured.
+    ///
+    /// Data that was handed over is captured at once; what `borrowed` lends is copied within the budget, and the call
+    /// blocks for what exceeds it only. Dropping the handle does not cancel the save.
+    ///
+    /// # Errors
+    /// `Invalid` where a leaf borrows memory that `borrowed` does not lend; `Unavailable` where the system refuses a
+    /// thread. What goes wrong later is the handle's.
+    pub fn start(mut self, borrowed: &Borrowed<'_>) -> Result<SaveHandle> {
+        let service = self.capture(borrowed, &Arc::default(), false)?;
+        let (handle, completion) = SaveHandle::new(self.step);
+        let writer = self.progress(handle.progress_handle()).cancel(handle.canceller());
+        let thread = Arc::new(Pool::new("milepost-save", 1)?);
+        let own = Arc::clone(&thread);
+        thread.launch(Priority::Foreground, move || {
+            let _thread = own; // a pool ends with its last owner, and that is its own job
+            completion.complete(writer.save_blocking());
+        });
+        drop(thread);
+        service.serve(false);
+        Ok(handle)
+    }
+
     /// Saves on the calling thread; as [`CheckpointWriter::save`].
     ///
     /// # Errors
@@ -180,28 +276,41 @@ impl CheckpointWriter {
         })
     }
 
-    async fn run_save(self) -> Result<Saved> {
+    async fn run_save(mut self) -> Result<Saved> {
         let created_ms = self.engine.clock().unix_ms();
         let started = Instant::now();
         let plans = self.plan()?;
         // What cannot be recorded is refused before the first byte is written.
-        self.complete(Record { step: self.step, ..Record::default() }).to_document()?;
+        let items = plans.iter().map(ItemPlan::entry).collect();
+        self.complete(Record { step: self.step, items, ..Record::default() }).to_document()?;
         self.progress.stage_done("plan", started);
+        if let Some(run) = &self.run {
+            let found = self.cancel.guard(found_run(run, &self.founding)).await?;
+            if let (false, Some(step)) = (self.named, self.step) {
+                let format = run_members(found).map_err(|e| e.with("run", run))?.step_format;
+                self.target = run.join(&format.name(step));
+            }
+        }
         let writer = format!("{:032x}", self.engine.clock().unique_id());
         let wish = Wish {
             target: self.target.clone(),
             run: self.run.clone(),
+            step: self.step,
             overwrite: self.options.overwrite,
             durability: self.options.durability,
             writer: writer.clone(),
         };
-        if let Some(run) = &self.run {
-            found_run(run).await?;
-        }
         let names = self.items.keys().cloned();
-        let attempt = Attempt::begin(&self.engine, wish).await?.with_items(names);
+        let attempt = self.cancel.guard(Attempt::begin(&self.engine, wish)).await?;
+        let attempt = attempt.with_items(names);
+        self.attempts.note(attempt.target(), &writer);
         let record = Record { step: self.step, writer, created_ms, ..Record::default() };
-        match self.write_and_commit(&attempt, plans, record).await {
+        let saved = async {
+            // Up to here it can be cancelled; what is being published ends one way or the other.
+            let record = self.cancel.guard(self.write(&attempt, plans, record)).await?;
+            self.publish(&attempt, record).await
+        };
+        match saved.await {
             Ok(saved) => Ok(saved),
             Err(error) => {
                 attempt.abandon().await;
@@ -218,11 +327,17 @@ impl CheckpointWriter {
         if self.items.is_empty() {
             return Err(Error::invalid("a checkpoint without items").hint("add at least one item"));
         }
+        if let Some(name) = self.item_metadata.keys().find(|name| !self.items.contains_key(*name)) {
+            return Err(Error::invalid("metadata of an item that is not there").with("item", name));
+        }
         let mut plans = Vec::with_capacity(self.items.len());
         for (name, item) in &self.items {
             let mut plan = ItemPlan::new(name, item, &self.target, &self.options)?;
             if let Some(metadata) = self.foreign_metadata.get(name) {
                 plan.set_foreign_metadata(metadata.clone());
+            }
+            if let Some(metadata) = self.item_metadata.get(name) {
+                plan.set_metadata(metadata.clone());
             }
             let (leaves, chunks, bytes) = plan.totals();
             self.progress.plan(leaves, chunks, bytes);
@@ -231,12 +346,13 @@ impl CheckpointWriter {
         Ok(plans)
     }
 
-    async fn write_and_commit(
+    /// Writes everything but the record.
+    async fn write(
         &self,
         attempt: &Attempt,
         plans: Vec<ItemPlan>,
         mut record: Record,
-    ) -> Result<Saved> {
+    ) -> Result<Record> {
         let place = attempt.place();
         let context = Context {
             engine: Arc::clone(&self.engine),
@@ -274,13 +390,10 @@ impl CheckpointWriter {
         if let Some(claim) = attempt.claim() {
             let (bytes, crc32c) = (claim.len() as u64, crc32c(claim));
             record.claim = Some(Object { bytes, crc32c, content: None });
-        } else {
-            let key = place.key(&format!("{INDEXES}/{DOCUMENT}"));
-            indexes.push(ready(key, index_group_document()));
         }
         write_all(&context, indexes).await?;
         self.progress.stage_done("index", started);
-        self.publish(attempt, record).await
+        Ok(record)
     }
 
     /// Adds what the caller gave to a record.
@@ -301,14 +414,20 @@ impl CheckpointWriter {
         let started = Instant::now();
         let place = attempt.commit(record.to_document()?).await?;
         self.progress.stage_done("publish", started);
+        Ok(Saved::of(place, record, self.progress.stages()))
+    }
+}
+
+impl Saved {
+    pub(super) fn of(place: Place, record: Record, stages: Vec<crate::io::Stage>) -> Self {
         let total = |f: fn(&ItemEntry) -> u64| record.items.iter().map(f).sum();
-        Ok(Saved {
+        Self {
             place,
             data_bytes: total(|i| i.data_bytes),
             stored_bytes: total(|i| i.stored_bytes + i.index_bytes),
-            stages: self.progress.stages(),
+            stages,
             record,
-        })
+        }
     }
 }
 
@@ -320,27 +439,4 @@ fn index_objects(place: &Place, entry: &ItemEntry, chunk: IndexChunk) -> [Object
     let document = place.key(&format!("{INDEXES}/{}/{DOCUMENT}", entry.name));
     let key = place.key(&index_chunk(&entry.name));
     [ready(key, chunk.chunk), ready(document, chunk.document)]
-}
-
-/// Writes the documents of a run where there are none; never replaces one.
-async fn found_run(run: &Place) -> Result<()> {
-    let documents = [
-        (run.key(DOCUMENT), run_document(Map::new())?),
-        (run.key(&format!("{TRANSIENT}/{DOCUMENT}")), GroupDocument::default().to_bytes()),
-    ];
-    for (key, document) in documents {
-        let there = match run.store().head(&key).await {
-            Ok(_) => true,
-            Err(e) if e.kind() == ErrorKind::NotFound => false,
-            Err(e) => return Err(e),
-        };
-        if there {
-            continue;
-        }
-        match run.store().put_new(&key, document.into()).await {
-            Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
-            _ => {}
-        }
-    }
-    Ok(())
 }

@@ -6,7 +6,7 @@
 use super::size;
 use futures::executor::block_on;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use milepost::{Checkpoint, Engine, Error, ErrorKind, Found, Place, Progress, Result, find};
+use milepost::{Checkpoint, Engine, Error, ErrorKind, Found, Place, Progress, Result, Run, find};
 use std::{
     cell::RefCell,
     fmt,
@@ -93,6 +93,19 @@ impl Context {
     /// Finds what is at a path or URL: a checkpoint, a run, or foreign Zarr.
     pub(crate) fn find(&self, url: &str) -> Result<Found> {
         block_on(find(&self.engine, &self.place(url)?))
+    }
+
+    /// Finds the run at a path or URL; what else is there is an error that says so.
+    pub(crate) fn run(&self, url: &str) -> Result<Run> {
+        let wrong = |message, place| Error::new(ErrorKind::Invalid, message).with("place", place);
+        match self.find(url)? {
+            Found::Run(run) => Ok(run),
+            Found::Checkpoint(checkpoint) => {
+                let error = wrong("this is a checkpoint, not a run", checkpoint.place().clone());
+                Err(error.hint("name the run, which is the directory above its steps"))
+            }
+            Found::Foreign(place) => Err(wrong("the place is Zarr, but no run of ours", place)),
+        }
     }
 
     /// Opens a checkpoint, or the newest step of a run.

@@ -25,10 +25,16 @@ mod export;
 mod import;
 mod ls;
 mod npy;
+mod pin;
+mod prune;
+mod rm;
 mod size;
+mod sweep;
 mod tree;
+mod unpin;
 mod values;
 mod verify;
+mod watch;
 
 use clap::{Parser, Subcommand};
 use context::{Context, Globals};
@@ -60,6 +66,12 @@ enum Verb {
     Tree(tree::Args),
     Cat(cat::Args),
     Verify(verify::Args),
+    Watch(watch::Args),
+    Pin(pin::Args),
+    Unpin(unpin::Args),
+    Prune(prune::Args),
+    Rm(rm::Args),
+    Sweep(sweep::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
 }
@@ -74,6 +86,12 @@ impl Verb {
             Self::Tree(args) => tree::run(&args, ctx),
             Self::Cat(args) => cat::run(&args, ctx),
             Self::Verify(args) => verify::run(&args, ctx),
+            Self::Watch(args) => watch::run(&args, ctx),
+            Self::Pin(args) => pin::run(&args, ctx),
+            Self::Unpin(args) => unpin::run(&args, ctx),
+            Self::Prune(args) => prune::run(&args, ctx),
+            Self::Rm(args) => rm::run(args, ctx),
+            Self::Sweep(args) => sweep::run(&args, ctx),
             Self::Doctor(args) => doctor::run(&args, ctx),
             Self::Bench(args) => bench::run(args, ctx),
         }

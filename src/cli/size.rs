@@ -34,6 +34,12 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
     u64::try_from(bytes).map_err(|_| bad())
 }
 
+/// Parses `90s`, `15m`, `2h`, `1d` or `1h30m`; for clap's `value_parser`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|e| format!("`{text}` is not a duration ({e}): write 90s, 15m, 2h, 1d or 1h30m"))
+}
+
 /// Shows bytes with three digits: `9.44 MiB`, `512 B`.
 #[expect(clippy::cast_precision_loss, reason = "three digits for people")]
 pub(crate) fn show(bytes: u64) -> String {

@@ -4,6 +4,10 @@
 //! a large request is never starved by small ones behind it. A request larger than the whole budget runs
 //! alone: it waits until nothing else is reserved, then goes over the limit. Nothing deadlocks as long as
 //! nobody asks for a second reservation while holding one; the plans in `read` and `write` ask once per operation.
+//!
+//! Copies of captured state are *held* ([`Budget::try_hold`]): at most half of the limit, given at once or not at
+//! all, and not counted when a request asks to run alone. So what waits to be written never keeps the writing of it
+//! from its staging memory.
 
 use crate::tasks::Priority;
 use futures::channel::oneshot;
@@ -15,6 +19,8 @@ use std::{
 #[derive(Debug, Default)]
 struct State {
     used: u64,
+    /// The part of `used` that is held.
+    held: u64,
     high_water: u64,
     sequence: u64,
     waiters: BTreeMap<(Priority, u64), Waiter>,
@@ -41,6 +47,7 @@ pub struct Budget(Arc<Inner>);
 pub struct Reservation {
     budget: Budget,
     bytes: u64,
+    held: bool,
 }
 
 impl Budget {
@@ -93,14 +100,35 @@ impl Budget {
         }
     }
 
+    /// Holds `bytes` for as long as it takes until they are written; `None` where half of the limit is held.
+    #[must_use]
+    pub(crate) fn try_hold(&self, bytes: u64) -> Option<Reservation> {
+        let mut state = self.lock();
+        let held = state.held.checked_add(bytes)?;
+        if held > self.0.limit / 2 || state.used.checked_add(bytes)? > self.0.limit {
+            return None;
+        }
+        state.held = held;
+        state.used += bytes;
+        state.high_water = state.high_water.max(state.used);
+        Some(Reservation { budget: self.clone(), bytes, held: true })
+    }
+
+    /// Returns how many bytes could be held now.
+    pub(crate) fn holdable(&self) -> u64 {
+        let state = self.lock();
+        let half = (self.0.limit / 2).saturating_sub(state.held);
+        half.min(self.0.limit.saturating_sub(state.used))
+    }
+
     fn fits(&self, state: &State, bytes: u64) -> bool {
-        state.used == 0 || state.used.saturating_add(bytes) <= self.0.limit
+        state.used == state.held || state.used.saturating_add(bytes) <= self.0.limit
     }
 
     fn grant(&self, state: &mut State, bytes: u64) -> Reservation {
         state.used += bytes;
         state.high_water = state.high_water.max(state.used);
-        Reservation { budget: self.clone(), bytes }
+        Reservation { budget: self.clone(), bytes, held: false }
     }
 
     fn serve(&self) {
@@ -139,16 +167,25 @@ impl Reservation {
         if bytes < self.bytes {
             let freed = self.bytes - bytes;
             self.bytes = bytes;
-            self.budget.lock().used -= freed;
-            self.budget.serve();
+            self.give_back(freed);
         }
+    }
+}
+
+impl Reservation {
+    fn give_back(&self, bytes: u64) {
+        {
+            let mut state = self.budget.lock();
+            state.used -= bytes;
+            state.held -= if self.held { bytes } else { 0 };
+        }
+        self.budget.serve();
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.budget.lock().used -= self.bytes;
-        self.budget.serve();
+        self.give_back(self.bytes);
     }
 }
 
@@ -211,6 +248,19 @@ mod tests {
         assert_eq!(budget.used(), 5, "granted, not yet taken");
         drop(waiting);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_is_held_leaves_room_to_write_it() {
+        let budget = Budget::new(100);
+        let held = budget.try_hold(50).expect("half of it");
+        assert!(budget.try_hold(1).is_none());
+        let mut large = Box::pin(budget.reserve(Priority::Background, 90));
+        let large = poll(&mut large).expect("alone beside what is held");
+        assert_eq!((budget.used(), budget.holdable()), (140, 0));
+        drop(large);
+        drop(held);
+        assert_eq!((budget.used(), budget.holdable()), (0, 50));
     }
 
     #[test]

@@ -114,6 +114,17 @@ impl Progress {
         self.counters.stages.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Begins again, for another attempt at the same.
+    pub(crate) fn restart(&self) {
+        let c = &self.counters;
+        for counter in
+            [&c.bytes_done, &c.bytes_total, &c.chunks_done, &c.chunks_total, &c.leaves_total]
+        {
+            counter.store(0, Relaxed);
+        }
+        c.stages.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub(crate) fn plan(&self, leaves: u64, chunks: u64, bytes: u64) {
         self.counters.leaves_total.fetch_add(leaves, Relaxed);
         self.counters.chunks_total.fetch_add(chunks, Relaxed);

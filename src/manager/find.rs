@@ -30,7 +30,7 @@ pub async fn find(engine: &Arc<Engine>, place: &Place) -> Result<Found> {
     }
     match peek(engine, place).await? {
         Peek::Checkpoint(checkpoint) => Ok(Found::Checkpoint(checkpoint)),
-        Peek::Run => Ok(Found::Run(Run::new(engine, place))),
+        Peek::Run(members) => Ok(Found::Run(Run::said(engine, place, &members)?)),
         Peek::Foreign => Ok(Found::Foreign(place.clone())),
         Peek::Bad(error) => Err(error.with("checkpoint", place)),
         Peek::Revoked => {
@@ -58,11 +58,19 @@ pub async fn find(engine: &Arc<Engine>, place: &Place) -> Result<Found> {
 
 /// Opens a step by its plain name where stores keep revisions of it; others go the direct way.
 async fn revision(engine: &Arc<Engine>, place: &Place) -> Result<Option<Box<Checkpoint>>> {
-    let Ok(step) = place.name().parse::<u64>() else { return Ok(None) };
-    if place.store().capabilities().rename || place.name() != step.to_string() {
+    // Every format ends in digits: other names need no look at the run.
+    let may_be = place.name().ends_with(|c: char| c.is_ascii_digit());
+    if place.store().capabilities().rename || !may_be || place.parent().prefix() == place.prefix() {
         return Ok(None);
     }
-    match Run::new(engine, &place.parent()).step(step).await {
+    let run = match Run::open(engine, &place.parent()).await {
+        Ok(run) => run,
+        Err(e) if e.kind() == ErrorKind::Unavailable => return Err(e),
+        // A parent that is none of ours, or damaged, says nothing: plain numbers have revisions all the same.
+        Err(_) => Run::new(engine, &place.parent()),
+    };
+    let Some((step, _)) = run.formats().parse(place.name()) else { return Ok(None) };
+    match run.step(step).await {
         Ok(checkpoint) => Ok(Some(Box::new(checkpoint))),
         // No such step, or a store that cannot list: what is there tells.
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => Ok(None),

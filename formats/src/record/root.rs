@@ -40,7 +40,10 @@ impl Root {
                 Ok(Self::Run(members))
             }
             _ => match members.remove("writer") {
-                Some(Value::String(writer)) => Ok(Self::Revoked { writer }),
+                Some(Value::String(writer)) => {
+                    let deleted = members.get("deleted") == Some(&Value::Bool(true));
+                    Ok(Self::Revoked { writer, deleted })
+                }
                 _ => Err(FormatError::corrupt("a revoked record does not say by whom")),
             },
         }

@@ -71,6 +71,15 @@ pub fn read(members: &Map<String, Value>) -> Tagged<'_> {
     }
 }
 
+/// Reads a number of stored metadata, be it JSON's or tagged.
+#[must_use]
+pub fn number(value: &Value) -> Option<f64> {
+    match value.as_object().map(read) {
+        Some(Tagged::Float(x)) => Some(x),
+        _ => value.as_f64(),
+    }
+}
+
 /// Returns the stored form of a user's JSON value.
 #[must_use]
 pub fn escape(value: Value) -> Value {
@@ -165,6 +174,10 @@ mod tests {
                 number => number.as_f64().unwrap(),
             };
             assert_eq!(back.to_bits(), bits);
+            assert_eq!(number(&stored).map(f64::to_bits), Some(bits));
+        }
+        for none in [json!(null), json!("1"), json!(true), json!({"milepost.float": "1"})] {
+            assert_eq!(number(&none), None, "{none}");
         }
     }
 

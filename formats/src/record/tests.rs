@@ -32,6 +32,8 @@ fn golden() -> Record {
             index_bytes: 120,
             index_json_bytes: 300,
             index_hash: 42,
+            handler: None,
+            metadata: Value::Null,
         }],
         claim: Some(Object { bytes: 150, crc32c: 7, content: None }),
         metadata: json::object([("lr", tagged::float(f64::NAN)), ("hash", json!("user"))]),
@@ -145,14 +147,51 @@ fn records_over_their_limits_are_not_written() {
 }
 
 #[test]
+fn the_handler_and_the_metadata_of_an_item_are_kept_and_have_limits() {
+    let mut record = golden();
+    let plain = record.to_document().unwrap();
+    assert!(!String::from_utf8(plain).unwrap().contains("handler"), "absent where there is none");
+    record.items[0].handler = Some("vocab".into());
+    record.items[0].metadata = json!({"hash": "theirs", "x": [tagged::float(f64::NAN)]});
+    let document = record.to_document().unwrap();
+    assert_eq!(checkpoint(&document), (record.clone(), false));
+    let text = String::from_utf8(document).unwrap();
+    assert!(text.contains(r#""data_bytes":400,"handler":"vocab","index_bytes""#), "{text}");
+
+    // Metadata counts as metadata, a handler's name as record.
+    let mut large = record.clone();
+    large.items[0].metadata = json!("x".repeat(RECORD_BYTES_MAX * 2));
+    assert_eq!(checkpoint(&large.to_document().unwrap()), (large.clone(), false));
+    large.items[0].metadata = json!("x".repeat(METADATA_BYTES_MAX - 8));
+    assert!(large.to_document().unwrap_err().to_string().contains("over 1 MiB"));
+    let mut deep = record.clone();
+    deep.items[0].metadata = (0..200).fold(json!(1), |inner, _| json!([inner]));
+    let mut long = record.clone();
+    long.items[0].handler = Some("h".repeat(HANDLER_BYTES_MAX + 1));
+    let mut empty = record;
+    empty.items[0].handler = Some(String::new());
+    for record in [deep, long, empty] {
+        assert_eq!(record.to_document().unwrap_err().kind(), FormatErrorKind::Invalid);
+    }
+}
+
+#[test]
 fn runs_revoked_records_and_claims_are_told_apart() {
     let metadata = json::object([("step_format", json!("{step}")), ("user", json!({"a": 1}))]);
     let run = run_document(metadata.clone()).unwrap();
     assert_eq!(Root::parse(&run).unwrap(), Root::Run(metadata));
     assert!(run_document(json::object([("kind", json!("x"))])).is_err());
     let revoked = revoked_document("w-2");
-    assert_eq!(Root::parse(&revoked).unwrap(), Root::Revoked { writer: "w-2".into() });
-    let claim = Claim { writer: "w-3".into(), heartbeat_ms: 17 };
+    assert_eq!(
+        Root::parse(&revoked).unwrap(),
+        Root::Revoked { writer: "w-2".into(), deleted: false }
+    );
+    let deleted = deleted_document("w-4");
+    assert_eq!(
+        Root::parse(&deleted).unwrap(),
+        Root::Revoked { writer: "w-4".into(), deleted: true }
+    );
+    let claim = Claim { writer: "w-3".into(), heartbeat_ms: 17, holder: None };
     let document = claim_document(&claim);
     let want = concat!(
         r#"{"attributes":{"milepost":{"heartbeat_ms":17,"kind":"claim","requires":[],"#,
@@ -227,6 +266,8 @@ proptest! {
             leaves: numbers.0,
             data_bytes: numbers.1,
             index_hash: numbers.2,
+            handler: step.map(|step| format!("h{step}")),
+            metadata: user.clone(),
             ..golden().items[0].clone()
         };
         let record = Record {

@@ -11,10 +11,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
-/// The largest record without the user's metadata and metrics.
+/// The largest record without the user's metadata, of items too, and metrics.
 pub const RECORD_BYTES_MAX: usize = 64 << 10;
-/// The largest user metadata and metrics together.
+/// The largest user metadata, of items too, and metrics together.
 pub const METADATA_BYTES_MAX: usize = 1 << 20;
+/// The longest name of a custom handler.
+pub const HANDLER_BYTES_MAX: usize = 200;
 
 /// What stands before the record's own digits; its first occurrence in the document is theirs.
 const HASH_MARK: &[u8] = b"\"hash\":\"";
@@ -55,11 +57,15 @@ struct WireTiming {
 #[derive(Serialize, Deserialize)]
 struct WireItem {
     data_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    handler: Option<String>,
     index_bytes: u64,
     index_hash: String,
     index_json_bytes: u64,
     kind: String,
     leaves: u64,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    metadata: Value,
     name: String,
     objects: u64,
     stored_bytes: u64,
@@ -92,11 +98,13 @@ impl From<&Item> for WireItem {
     fn from(item: &Item) -> Self {
         Self {
             data_bytes: item.data_bytes,
+            handler: item.handler.clone(),
             index_bytes: item.index_bytes,
             index_hash: hex::to_text(item.index_hash),
             index_json_bytes: item.index_json_bytes,
             kind: item.kind.as_str().to_owned(),
             leaves: item.leaves,
+            metadata: item.metadata.clone(),
             name: item.name.clone(),
             objects: item.objects,
             stored_bytes: item.stored_bytes,
@@ -125,6 +133,8 @@ impl TryFrom<WireItem> for Item {
             index_bytes: wire.index_bytes,
             index_json_bytes: wire.index_json_bytes,
             index_hash,
+            handler: wire.handler,
+            metadata: wire.metadata,
         })
     }
 }
@@ -135,8 +145,9 @@ impl Record {
     /// The items are written sorted by name.
     ///
     /// # Errors
-    /// `Invalid` where the record is over 64 KiB without metadata and metrics, these are over 1 MiB or
-    /// nested too deep, a timing is not finite, or an item's name is no node name or there twice.
+    /// `Invalid` where the record is over 64 KiB without metadata (of items too) and metrics, these are over 1 MiB or
+    /// nested too deep, a timing is not finite, an item's name is no node name or there twice, or the name of
+    /// its handler is empty or over 200 bytes.
     pub fn to_document(&self) -> Result<Vec<u8>> {
         let wire = self.to_wire()?;
         let mut members = match serde_json::to_value(&wire) {
@@ -163,6 +174,9 @@ impl Record {
                 let levels = json::DEPTH_MAX;
                 return Err(FormatError::invalid(format!("`{what}` nests over {levels} levels")));
             }
+        }
+        for item in &self.items {
+            check_custom(item)?;
         }
         if let Some(timing) = self.timings.iter().find(|timing| !timing.ms.is_finite()) {
             let stage = &timing.stage;
@@ -193,12 +207,16 @@ impl Record {
     fn check_sizes(&self, document_bytes: usize) -> Result<()> {
         let size = |map: &Map<String, Value>| json::to_bytes(&Value::Object(map.clone())).len();
         let (metadata, metrics) = (size(&self.metadata), size(&self.metrics));
-        if metadata + metrics > METADATA_BYTES_MAX {
+        let of_items =
+            self.items.iter().map(|item| &item.metadata).filter(|value| !value.is_null());
+        let of_items: usize = of_items.map(|value| json::to_bytes(value).len()).sum();
+        if metadata + metrics + of_items > METADATA_BYTES_MAX {
             return Err(FormatError::invalid(format!(
-                "user metadata and metrics are over 1 MiB. metadata=`{metadata}`, metrics=`{metrics}`"
+                "user metadata and metrics are over 1 MiB. metadata=`{metadata}`, metrics=`{metrics}`, \
+                 of_items=`{of_items}`"
             )));
         }
-        let record = document_bytes - metadata - metrics;
+        let record = document_bytes - metadata - metrics - of_items;
         if record > RECORD_BYTES_MAX {
             let notes: usize = self.notes.iter().map(String::len).sum();
             return Err(FormatError::invalid(format!(
@@ -232,6 +250,22 @@ impl Record {
             notes: wire.notes,
         })
     }
+}
+
+/// Checks what a custom item says of itself.
+fn check_custom(item: &Item) -> Result<()> {
+    let name = json::shorten(&item.name);
+    let long = |handler: &String| handler.is_empty() || handler.len() > HANDLER_BYTES_MAX;
+    if item.handler.as_ref().is_some_and(long) {
+        let text = format!("the name of a handler is empty or over 200 bytes. item=`{name}`");
+        return Err(FormatError::invalid(text));
+    }
+    if !json::is_within_depth(&item.metadata, json::DEPTH_MAX) {
+        let levels = json::DEPTH_MAX;
+        let text = format!("the metadata of an item nests over {levels} levels. item=`{name}`");
+        return Err(FormatError::invalid(text));
+    }
+    Ok(())
 }
 
 /// Checks that the items are sorted by name, distinct, and named as nodes can be.

@@ -297,6 +297,8 @@ fn write_index(item: &str, kind: ItemKind, index: &Index, files: &mut Files) -> 
         index_bytes: stored.chunk.len() as u64,
         index_json_bytes: stored.json_bytes,
         index_hash: hash,
+        handler: None,
+        metadata: serde_json::Value::Null,
     };
     files.insert(format!("_milepost/{item}/zarr.json"), stored.document);
     files.insert(format!("_milepost/{item}/c.0"), stored.chunk);

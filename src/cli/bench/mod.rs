@@ -1,9 +1,9 @@
 //! `milepost bench`: what a place gives, measured beside what it could give.
 //!
-//! Two verbs. [`checkpoint`] saves and restores a whole training state; [`chunks`] writes and reads single
-//! chunks. Both work on a directory of their own below the place that is named ([`ground`]), hold every row
-//! against the place's own rate for the same bytes, measured in the same run ([`ceiling`]), and print one
-//! [`report`]. [`state`] makes the data, [`sample`] the statistics, [`metered`] counts requests.
+//! Three verbs. [`checkpoint`] saves and restores a whole training state; [`chunks`] writes and reads single
+//! chunks; [`save`] times what a background save costs its caller. All work on a directory of their own below
+//! the place that is named ([`ground`]), hold every row against the machine's own rate for the same bytes, measured
+//! in the same run ([`ceiling`]), and print one [`report`]. [`state`] makes the data, [`sample`] the statistics, [`metered`] counts requests.
 //!
 //! **Invariant:** nothing that a benchmark did not create is written, read or removed.
 
@@ -14,6 +14,7 @@ mod ground;
 mod metered;
 mod report;
 mod sample;
+mod save;
 mod state;
 
 use super::context::Context;
@@ -32,12 +33,14 @@ pub(crate) struct Args {
 enum Verb {
     Checkpoint(checkpoint::Args),
     Chunks(chunks::Args),
+    Save(save::Args),
 }
 
 pub(crate) fn run(args: Args, ctx: &Context) -> Result<ExitCode> {
     match args.verb {
         Verb::Checkpoint(args) => checkpoint::run(&args, ctx),
         Verb::Chunks(args) => chunks::run(&args, ctx),
+        Verb::Save(args) => save::run(&args, ctx),
     }
 }
 

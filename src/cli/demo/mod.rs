@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args, ctx: &Context) -> Result<ExitCode> {
             "key_path": PARAMETER, "same": same, "slice": SLICE, "values": slice}}))?;
     } else {
         ctx.line(format_args!("\n$ milepost ls {}", args.dir))?;
-        ls::show(&Run::new(ctx.engine(), &place).steps_blocking()?, ctx)?;
+        ls::show(&Run::new(ctx.engine(), &place).steps_blocking()?, None, ctx)?;
         ctx.line(format_args!("\n$ milepost tree {}", args.dir))?;
         tree::show(&checkpoint, None, usize::MAX, ctx)?;
         ctx.line(format_args!("\n$ milepost cat {} {PARAMETER} --slice '{SLICE}'", args.dir))?;

@@ -66,8 +66,11 @@ pub(crate) fn show(
     }
     for (item, index) in pairs {
         let (name, kind, bytes) = (&item.name, item.kind.as_str(), size::show(item.stored_bytes));
-        let is_tree = item.kind == ItemKind::Tree;
-        let count = if is_tree { format!(", {} leaves", item.leaves) } else { String::new() };
+        let count = match item.kind {
+            ItemKind::Tree => format!(", {} leaves", item.leaves),
+            ItemKind::Opaque => format!(", {} files", item.leaves),
+            _ => String::new(),
+        };
         ctx.line(format_args!("{name}: {kind}{count}, {bytes}"))?;
         if item.kind == ItemKind::Json {
             continue;

@@ -6,7 +6,7 @@
 
 use milepost_formats::{
     index::Index,
-    record::Root,
+    record::{Root, RunMembers},
     safetensors::{Header, encode_header, header_bytes},
     zarr3,
 };
@@ -53,9 +53,16 @@ pub fn zarr3_shard_index(bytes: &[u8]) {
     assert_eq!(parsed.to_bytes(crc32c), index, "a shard index changed on its way through bytes");
 }
 
-/// The root document of a place, with its commit record.
+/// The root document of a place, with its commit record, or with what a run says.
+///
+/// # Panics
+/// Where what a run says does not survive writing.
 pub fn record(bytes: &[u8]) {
-    drop(Root::parse(bytes));
+    let Ok(Root::Run(members)) = Root::parse(bytes) else { return };
+    let Ok(run) = RunMembers::from_members(&members) else { return };
+    if let Ok(written) = run.to_members() {
+        assert_eq!(RunMembers::from_members(&written).expect("what was written parses"), run);
+    }
 }
 
 /// A stored index chunk; the first 4 bytes are the size of its JSON.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 /// The street: every room may use it; it uses nothing but itself and the formats crate.
 pub(crate) const STREET: &[&str] =
-    &["error", "dtype", "clock", "metrics", "tasks", "buffer", "formats"];
+    &["error", "dtype", "clock", "metrics", "policy", "tasks", "buffer", "formats"];
 
 /// The rooms, and what each opens besides the street. `formats` is the crate `milepost_formats`.
 pub(crate) const ROOMS: &[(&str, &[&str])] = &[
@@ -23,6 +23,7 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
     ("dtype", &[]),
     ("clock", &[]),
     ("metrics", &[]),
+    ("policy", &[]),
     ("tasks", &[]),
     ("buffer", &[]),
     ("store", &[]),

@@ -1,0 +1,107 @@
+//! What a managed save is asked to do: a builder, and nothing else.
+
+use super::{items::Item, options::SaveOptions, saver::Queue};
+use crate::{array::Borrowed, tasks::Priority};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// One step to save: items, metrics, metadata, and how.
+#[derive(Debug)]
+#[must_use]
+pub struct SaveRequest<'a> {
+    pub(crate) step: u64,
+    pub(crate) items: BTreeMap<String, Item>,
+    pub(crate) duplicate: Option<String>,
+    pub(crate) item_metadata: BTreeMap<String, Value>,
+    pub(crate) metrics: BTreeMap<String, f64>,
+    pub(crate) metadata: Map<String, Value>,
+    pub(crate) priority: Priority,
+    pub(crate) queue: Option<Queue>,
+    pub(crate) force: bool,
+    pub(crate) overwrite: bool,
+    pub(crate) options: Option<SaveOptions>,
+    pub(crate) borrowed: Borrowed<'a>,
+}
+
+impl<'a> SaveRequest<'a> {
+    /// Asks to save `step`.
+    pub fn new(step: u64) -> Self {
+        Self {
+            step,
+            items: BTreeMap::new(),
+            duplicate: None,
+            item_metadata: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            metadata: Map::new(),
+            priority: Priority::Background,
+            queue: None,
+            force: false,
+            overwrite: false,
+            options: None,
+            borrowed: Borrowed::new(),
+        }
+    }
+
+    /// Adds an item; two of one name are an error of the save.
+    pub fn item(mut self, name: impl Into<String>, item: Item) -> Self {
+        let name = name.into();
+        if self.items.insert(name.clone(), item).is_some() {
+            self.duplicate = Some(name);
+        }
+        self
+    }
+
+    /// Attaches a JSON value to an item, which is read without its data.
+    pub fn item_metadata(mut self, item: impl Into<String>, value: Value) -> Self {
+        self.item_metadata.insert(item.into(), value);
+        self
+    }
+
+    /// Adds a metric; NaN and infinities are kept.
+    pub fn metric(mut self, name: impl Into<String>, value: f64) -> Self {
+        self.metrics.insert(name.into(), value);
+        self
+    }
+
+    /// Sets the step's metadata: at most 1 MiB as JSON, with the metrics.
+    pub fn metadata(mut self, metadata: Map<String, Value>) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
+    /// Sets who goes first where saves and restores share the engine. Default: background.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Sets what happens where another save is in flight. Default: the manager's.
+    pub fn queue(mut self, queue: Queue) -> Self {
+        self.queue = Some(queue);
+        self
+    }
+
+    /// Saves whatever the policy says, an older step than the latest too. It replaces nothing.
+    pub fn force(mut self) -> Self {
+        self.force = true;
+        self
+    }
+
+    /// Replaces the step where it is there: old or new, at every instant. It does not skip the policy.
+    pub fn overwrite(mut self) -> Self {
+        self.overwrite = true;
+        self
+    }
+
+    /// Stores this step with other options than the manager's.
+    pub fn options(mut self, options: SaveOptions) -> Self {
+        self.options = Some(options);
+        self
+    }
+
+    /// Lends the memory of the leaves that were made with `borrowed`; it is copied before the save returns.
+    pub fn borrowing(mut self, borrowed: Borrowed<'a>) -> Self {
+        self.borrowed = borrowed;
+        self
+    }
+}
