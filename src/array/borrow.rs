@@ -2,12 +2,9 @@
 
 use super::{
     element::Element,
-    source::{Leaf, Source, leaf_bytes},
+    source::{Leaf, Source, check_size},
 };
-use crate::{
-    dtype::DataType,
-    error::{Error, Result},
-};
+use crate::{dtype::DataType, error::Result};
 use std::{
     fmt,
     sync::atomic::{AtomicU64, Ordering},
@@ -77,14 +74,7 @@ impl<'a> Borrowed<'a> {
         shape: Vec<u64>,
         bytes: &'a [u8],
     ) -> Result<Leaf> {
-        let wanted = leaf_bytes(data_type, &shape)?;
-        if bytes.len() as u64 != wanted {
-            return Err(Error::invalid("the data has not the size of the shape")
-                .with("shape", format!("{shape:?}"))
-                .with("data_type", data_type)
-                .with("bytes", bytes.len())
-                .with("wanted", wanted));
-        }
+        check_size(data_type, &shape, bytes.len())?;
         let loan = Loan { lender: self.lender, position: self.slices.len() };
         self.slices.push(bytes);
         Ok(Leaf::over(data_type, shape, Source::Borrowed(loan)))

@@ -94,14 +94,7 @@ impl Leaf {
     /// # Errors
     /// `Invalid` where the number of bytes is not that of the shape.
     pub fn from_bytes(data_type: DataType, shape: Vec<u64>, bytes: Bytes) -> Result<Self> {
-        let wanted = leaf_bytes(data_type, &shape)?;
-        if bytes.len() as u64 != wanted {
-            return Err(Error::invalid("the data has not the size of the shape")
-                .with("shape", format!("{shape:?}"))
-                .with("data_type", data_type)
-                .with("bytes", bytes.len())
-                .with("wanted", wanted));
-        }
+        check_size(data_type, &shape, bytes.len())?;
         Ok(Self::new(LeafKind::Array, data_type, shape, Source::Memory(bytes)))
     }
 
@@ -305,6 +298,19 @@ impl Leaf {
     pub fn data_bytes(&self) -> u64 {
         leaf_bytes(self.data_type, &self.shape).unwrap_or(0)
     }
+}
+
+/// Refuses data that has not the size of its shape.
+pub(super) fn check_size(data_type: DataType, shape: &[u64], bytes: usize) -> Result<()> {
+    let wanted = leaf_bytes(data_type, shape)?;
+    if bytes as u64 == wanted {
+        return Ok(());
+    }
+    Err(Error::invalid("the data has not the size of the shape")
+        .with("shape", format!("{shape:?}"))
+        .with("data_type", data_type)
+        .with("bytes", bytes)
+        .with("wanted", wanted))
 }
 
 /// Returns the decoded size of a leaf, which fits an `isize`.

@@ -276,6 +276,21 @@ fn an_expired_claim_is_revoked_and_freed_and_its_tombstone_stays() {
 }
 
 #[test]
+fn only_what_was_asked_for_is_swept() {
+    let (engine, store) = (engine(), Aged::new(true));
+    let run = at(&store);
+    put(&run, ".milepost/trash/1-x/zarr.json", "{}");
+    put(&run, ".milepost/trash/2-x/zarr.json", "{}");
+    let dead = plan(&engine, &run);
+    assert_eq!(kinds(&dead), [LeftoverKind::Trash; 2]);
+    let report = block_on(sweep(&engine, &run, &dead[..1])).unwrap();
+    assert_eq!(report.swept.len(), 1);
+    let left = plan(&engine, &run);
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].place.prefix(), dead[1].place.prefix());
+}
+
+#[test]
 fn a_claim_that_was_committed_meanwhile_lives() {
     let (engine, store) = (engine(), FaultStore::new(Aged::new(false)));
     let inner = Arc::clone(&store);
