@@ -339,7 +339,10 @@ impl Trial {
             self.store.clear_rule();
             let spoiled = *hit.lock().unwrap();
             let saved = asked.unwrap_or(told);
-            assert!(saved || spoiled, "step {step} failed without a fault");
+            // A pinned step is not replaced, whoever asks.
+            let pinned = save.overwrite && self.model.pins.contains(&step);
+            assert!(saved || spoiled || pinned, "step {step} failed without a fault");
+            assert!(!(saved && pinned), "step {step} is pinned and was replaced");
             assert_eq!(saved, handle.wait().is_ok(), "the outcome is sticky");
             self.manager().wait().unwrap();
             self.faults_hit += u64::from(spoiled);
