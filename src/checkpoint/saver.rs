@@ -154,6 +154,11 @@ impl Saver {
         Admission::InFlight
     }
 
+    /// Tells whether a save that has ended still holds its thread.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Returns the memory of copies, kept from one save to the next.
     pub(crate) fn copies(&self) -> &Arc<Copies> {
         &self.0.copies

@@ -27,8 +27,11 @@ use serde_json::{Map, Value};
 use std::{
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+/// How long a drop waits for threads that have nothing left to do.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// How a [`Manager`] saves, keeps and deletes.
 #[derive(Clone, Debug)]
@@ -436,6 +439,13 @@ impl Drop for Manager {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
             tracing::error!(%error, "a save failed and nobody asked");
+        }
+        // The last jobs let go just after they have told of their end; then the threads are joined here.
+        let deadline = Instant::now() + FAREWELL_MAX;
+        while (Arc::strong_count(&self.shared) > 1 || self.shared.saver.is_shared())
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
