@@ -30,6 +30,8 @@ use std::{sync::Arc, time::SystemTime};
 
 /// How the id in a remover's mark begins.
 const DELETE: &str = "delete-";
+/// A sync that meets files which others are deleting is tried this often.
+const SYNC_ROUNDS_MAX: u32 = 32;
 /// No pin or claim is longer.
 const DOCUMENT_BYTES_MAX: u64 = 64 << 10;
 
@@ -263,7 +265,7 @@ pub(crate) async fn pin(engine: &Engine, run: &Place, step: u64, why: &str) -> R
     let earlier = match run.store().put_new(&key, bytes.clone()).await {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
             run.store().put(&key, vec![bytes], Priority::Foreground).await?;
-            run.store().sync(&run.key(PINS)).await?;
+            sync_busy(&run.join(PINS)).await?;
             true
         }
         result => result.map(|()| false)?,
@@ -278,6 +280,17 @@ pub(crate) async fn pin(engine: &Engine, run: &Place, step: u64, why: &str) -> R
         }
         _ => Ok(()),
     }
+}
+
+/// Makes what is below a place durable while others delete there: a file that vanishes is no failed sync.
+pub(super) async fn sync_busy(place: &Place) -> Result<()> {
+    for _ in 1..SYNC_ROUNDS_MAX {
+        match place.store().sync(place.prefix()).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            result => return result,
+        }
+    }
+    place.store().sync(place.prefix()).await
 }
 
 /// Unpins a step; tells whether it was pinned.

@@ -15,6 +15,7 @@
 use super::{
     layout::{BESIDE, DOCUMENT, INDEXES, TRASH, parse_revision, revision_name},
     leftovers::{Leftover, LeftoverKind, claim_key, leftovers, leftovers_beside},
+    marks::sync_busy,
     publish::{Found, free_revision, item_names, look, mark_of},
 };
 use crate::{
@@ -129,7 +130,7 @@ impl Sweeper<'_> {
     async fn sync(&mut self) -> Result<()> {
         if !self.synced {
             let place = if self.trash.is_some() { self.root.clone() } else { self.root.parent() };
-            place.store().sync(place.prefix()).await?;
+            sync_busy(&place).await?;
             self.synced = true;
         }
         Ok(())
