@@ -23,7 +23,7 @@ pub use checkpoint::{
     ArrayData, Burial, Checkpoint, CheckpointWriter, Consolidate, Durability, Finding, Handlers,
     Item, ItemHandler, ItemIndex, LeafHandle, LeaseInfo, LeaseKind, Leftover, LeftoverKind, Opaque,
     Outcome, Pin, Queue, RunOptions, SaveHandle, SaveOptions, SaveRequest, Saved, StepLease,
-    SweepReport, VerifyReport, WriterInfo, ZarrNode, leftovers_beside, open_zarr_array,
+    SweepReport, VerifyReport, WantedBox, WriterInfo, ZarrNode, leftovers_beside, open_zarr_array,
     open_zarr_array_blocking, sweep_beside, walk_zarr, walk_zarr_blocking,
 };
 pub use chunk::{Selection, Subset};

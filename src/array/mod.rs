@@ -5,6 +5,7 @@
 //! ([`read`]). Running the plans is `io`'s part; which arrays there are is `checkpoint`'s.
 
 mod borrow;
+mod boxes;
 mod create;
 mod element;
 pub(crate) mod open;

@@ -62,6 +62,7 @@ pub struct Leaf {
 /// What one leaf asks for beyond the options of its save.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LeafLayout {
+    pub(crate) chunk_bytes: Option<u64>,
     pub(crate) chunk_shape: Option<Vec<u64>>,
     pub(crate) shard_shape: Option<Vec<u64>>,
     pub(crate) reshard_axes: Vec<usize>,
@@ -71,6 +72,9 @@ pub(crate) struct LeafLayout {
 
 impl LeafLayout {
     pub(crate) fn refine(&self, options: &mut PlanOptions) {
+        if let Some(bytes) = self.chunk_bytes {
+            options.chunk_bytes = bytes;
+        }
         options.chunk_shape.clone_from(&self.chunk_shape);
         options.shard_shape.clone_from(&self.shard_shape);
         options.reshard_axes.clone_from(&self.reshard_axes);
@@ -234,6 +238,13 @@ impl Leaf {
     #[must_use]
     pub fn with_foreign_name(mut self, name: impl Into<String>) -> Self {
         self.foreign_name = Some(name.into());
+        self
+    }
+
+    /// Names the decoded size a chunk should have, in bytes, instead of that of the save's options.
+    #[must_use]
+    pub fn with_chunk_bytes(mut self, bytes: u64) -> Self {
+        self.layout.chunk_bytes = Some(bytes);
         self
     }
 

@@ -258,6 +258,11 @@ impl ItemPlan {
         self.index.foreign_metadata = metadata;
     }
 
+    /// Names what made the item.
+    pub(crate) fn set_handler(&mut self, handler: &str) {
+        self.handler = Some(handler.to_owned());
+    }
+
     /// Sets the user's metadata of the item, which the record carries.
     pub(crate) fn set_metadata(&mut self, metadata: Value) {
         self.metadata = metadata;

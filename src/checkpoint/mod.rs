@@ -61,7 +61,7 @@ pub use publish::Durability;
 pub use reader::Checkpoint;
 pub use remove::Burial;
 pub use request::SaveRequest;
-pub use restore::ItemIndex;
+pub use restore::{ItemIndex, WantedBox};
 pub use saver::Queue;
 pub use sweep::{SweepReport, sweep_beside};
 pub use verify::{Finding, Outcome, VerifyReport};

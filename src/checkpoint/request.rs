@@ -12,6 +12,7 @@ pub struct SaveRequest<'a> {
     pub(crate) step: u64,
     pub(crate) items: BTreeMap<String, Item>,
     pub(crate) duplicate: Option<String>,
+    pub(crate) item_handlers: BTreeMap<String, String>,
     pub(crate) item_metadata: BTreeMap<String, Value>,
     pub(crate) metrics: BTreeMap<String, f64>,
     pub(crate) metadata: Map<String, Value>,
@@ -30,6 +31,7 @@ impl<'a> SaveRequest<'a> {
             step,
             items: BTreeMap::new(),
             duplicate: None,
+            item_handlers: BTreeMap::new(),
             item_metadata: BTreeMap::new(),
             metrics: BTreeMap::new(),
             metadata: Map::new(),
@@ -48,6 +50,12 @@ impl<'a> SaveRequest<'a> {
         if self.items.insert(name.clone(), item).is_some() {
             self.duplicate = Some(name);
         }
+        self
+    }
+
+    /// Names what made an item and makes its value again, for whoever restores it; at most 200 bytes.
+    pub fn item_handler(mut self, item: impl Into<String>, handler: impl Into<String>) -> Self {
+        self.item_handlers.insert(item.into(), handler.into());
         self
     }
 

@@ -16,11 +16,12 @@ use crate::{
     },
     chunk::Subset,
     codec::{Cast, CastRule, check_cast},
+    dtype::DataType,
     error::{Error, ErrorKind, Result},
     io::read::Context,
     store::Span,
     tasks::wait,
-    tree::{LeafSpec, MatchOptions, Select, TargetLeaf, Tree, TreeIndex, match_target},
+    tree::{LeafSpec, MatchOptions, Matched, Select, TargetLeaf, Tree, TreeIndex, match_target},
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -31,6 +32,20 @@ use milepost_formats::{
 };
 use serde_json::Value;
 use std::sync::Arc;
+
+/// A leaf by its position, the box of it (`None`: all), and the cast.
+type Wanted = (usize, Option<Subset>, Option<Cast>);
+
+/// What [`ItemIndex::read_boxes`] reads of a leaf.
+#[derive(Clone, Debug, Default)]
+pub struct WantedBox {
+    /// The leaf, by its position in tree order.
+    pub position: usize,
+    /// The box of it; `None`: all.
+    pub part: Option<Subset>,
+    /// The data type to cast to; `None`: as stored.
+    pub data_type: Option<DataType>,
+}
 
 /// The index of an item, read: its structure, leaves and stored objects.
 #[derive(Debug)]
@@ -130,6 +145,14 @@ impl ItemIndex {
         self.tree.specs()
     }
 
+    /// Returns the selected part of the containers, with the positions of its leaves.
+    ///
+    /// # Errors
+    /// `NotFound` where a pattern matches nothing.
+    pub fn selected(&self, select: &Select) -> Result<Tree<usize>> {
+        self.tree.select(select).map_err(|e| self.checkpoint.blame(e))
+    }
+
     /// Returns the leaves in tree order, with their stored objects.
     #[must_use]
     pub fn leaves(&self) -> &[index::Leaf] {
@@ -156,8 +179,8 @@ impl ItemIndex {
     /// # Errors
     /// `NotFound` where a pattern matches nothing; as [`Checkpoint::restore`].
     pub async fn restore(&self, select: &Select) -> Result<Tree<ArrayData>> {
-        let tree = self.tree.select(select).map_err(|e| self.checkpoint.blame(e))?;
-        let wanted: Vec<_> = tree.leaves().map(|(_, position)| (*position, None)).collect();
+        let tree = self.selected(select)?;
+        let wanted: Vec<_> = tree.leaves().map(|(_, position)| (*position, None, None)).collect();
         let mut data = self.read(wanted).await?.into_iter();
         tree.try_map(|_, _| data.next().ok_or_else(|| Error::internal("a leaf was not read")))
     }
@@ -174,15 +197,13 @@ impl ItemIndex {
         options: &MatchOptions,
         rule: CastRule,
     ) -> Result<Tree<Option<ArrayData>>> {
-        let castable = |from, to| check_cast(from, to, rule).is_ok();
-        let matched = match_target(target, &self.tree, *options, &castable)
-            .map_err(|e| self.checkpoint.blame(e.with("item", &self.item.name)))?;
+        let matched = self.matched(target, *options, rule)?;
         let types: Vec<_> = target.leaves().map(|(_, leaf)| leaf.data_type).collect();
         let wanted = matched.pairs.iter().map(|pair| {
             let stored = self.tree.leaves()[pair.stored].data_type;
             let to = types[pair.target].filter(|_| pair.needs_cast);
             let cast = to.map(|to| Cast::new(stored, to, rule)).transpose()?;
-            Ok((pair.stored, cast))
+            Ok((pair.stored, None, cast))
         });
         let read = self.read(wanted.collect::<Result<_>>()?).await?;
         let mut filled: Vec<Option<ArrayData>> = types.iter().map(|_| None).collect();
@@ -191,6 +212,59 @@ impl ItemIndex {
         }
         let mut filled = filled.into_iter();
         Ok(target.as_ref().map(|_| filled.next().flatten()))
+    }
+
+    fn matched(
+        &self,
+        target: &Tree<TargetLeaf>,
+        options: MatchOptions,
+        rule: CastRule,
+    ) -> Result<Matched> {
+        let castable = |from, to| check_cast(from, to, rule).is_ok();
+        match_target(target, &self.tree, options, &castable)
+            .map_err(|e| self.checkpoint.blame(e.with("item", &self.item.name)))
+    }
+
+    /// Pairs the leaves of a target with the stored leaves that fill them; both are positions in tree order.
+    ///
+    /// [`ItemIndex::read_boxes`] reads what was paired, by parts where it is wanted in parts.
+    ///
+    /// # Errors
+    /// `Invalid` lists every mismatch by key path.
+    pub fn pair(
+        &self,
+        target: &Tree<TargetLeaf>,
+        options: MatchOptions,
+        rule: CastRule,
+    ) -> Result<Vec<(usize, usize)>> {
+        let pairs = self.matched(target, options, rule)?.pairs;
+        Ok(pairs.into_iter().map(|pair| (pair.target, pair.stored)).collect())
+    }
+
+    /// Reads any boxes of any leaves as one plan: only the chunks that hold an element of them.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such leaf, `Invalid` where a box is not inside its leaf or the rule does not allow
+    /// a cast; else as [`Checkpoint::restore`].
+    pub async fn read_boxes(&self, wanted: &[WantedBox], rule: CastRule) -> Result<Vec<ArrayData>> {
+        let leaves = self.tree.leaves();
+        let wanted = wanted.iter().map(|want| {
+            let leaf = leaves.get(want.position).ok_or_else(|| {
+                Error::not_found("there is no such leaf").with("position", want.position)
+            })?;
+            let to = want.data_type.filter(|to| *to != leaf.data_type);
+            let cast = to.map(|to| Cast::new(leaf.data_type, to, rule)).transpose();
+            let cast = cast.map_err(|e| e.with("leaf", &leaf.path))?;
+            if let Some(part) = want.part.as_ref().filter(|part| !part.fits(&leaf.shape)) {
+                return Err(Error::invalid("the box is not inside the array")
+                    .with("leaf", &leaf.path)
+                    .with("box", part)
+                    .with("shape", format!("{:?}", leaf.shape)));
+            }
+            Ok((want.position, want.part.clone(), cast))
+        });
+        let wanted = wanted.collect::<Result<_>>().map_err(|e| self.checkpoint.blame(e))?;
+        self.read(wanted).await
     }
 
     /// Calls `each` with one selected leaf after the other; those in memory at once fit half of the budget.
@@ -204,7 +278,7 @@ impl ItemIndex {
         select: &Select,
         mut each: impl FnMut(&index::Leaf, ArrayData) -> Result<()>,
     ) -> Result<()> {
-        let tree = self.tree.select(select).map_err(|e| self.checkpoint.blame(e))?;
+        let tree = self.selected(select)?;
         let limit = self.checkpoint.engine.budget().limit() / 2;
         let mut rest = tree.leaves().map(|(_, position)| *position).peekable();
         while rest.peek().is_some() {
@@ -217,9 +291,9 @@ impl ItemIndex {
             }) {
                 let leaf = &self.tree.leaves()[position];
                 bytes += leaf_bytes(leaf.data_type, &leaf.shape)?;
-                batch.push((position, None));
+                batch.push((position, None, None));
             }
-            let positions: Vec<_> = batch.iter().map(|(position, _)| *position).collect();
+            let positions: Vec<_> = batch.iter().map(|(position, ..)| *position).collect();
             for (position, data) in positions.into_iter().zip(self.read(batch).await?) {
                 each(&self.tree.leaves()[position], data)?;
             }
@@ -231,7 +305,7 @@ impl ItemIndex {
     ///
     /// A checkpoint is a place: one that was replaced meanwhile would give leaves of two. So its record is read
     /// again afterwards, and what may be mixed is not given out.
-    pub(super) async fn read(&self, wanted: Vec<(usize, Option<Cast>)>) -> Result<Vec<ArrayData>> {
+    pub(super) async fn read(&self, wanted: Vec<Wanted>) -> Result<Vec<ArrayData>> {
         let read = self.read_plan(wanted).await;
         let unsure = read
             .as_ref()
@@ -245,11 +319,11 @@ impl ItemIndex {
         read.map_err(|e| self.checkpoint.blame(e))
     }
 
-    async fn read_plan(&self, wanted: Vec<(usize, Option<Cast>)>) -> Result<Vec<ArrayData>> {
+    async fn read_plan(&self, wanted: Vec<Wanted>) -> Result<Vec<ArrayData>> {
         let context = self.checkpoint.context();
         let concurrency = context.concurrency();
         let planned: Vec<_> = stream::iter(wanted)
-            .map(|(position, cast)| self.plan_leaf(&context, position, cast))
+            .map(|wanted| self.plan_leaf(&context, wanted))
             .buffered(concurrency)
             .try_collect()
             .await?;
@@ -265,18 +339,17 @@ impl ItemIndex {
     async fn plan_leaf(
         &self,
         context: &Context,
-        position: usize,
-        cast: Option<Cast>,
+        (position, part, cast): Wanted,
     ) -> Result<(ArrayData, Reads)> {
         let leaf = &self.tree.leaves()[position];
         let array = self.open_array(position).await?;
         let data_type = cast.map_or(leaf.data_type, |cast| cast.to());
-        let whole = Subset::whole(&leaf.shape)?;
-        let buffer = allocate(data_type, &leaf.shape).map_err(|e| e.with("leaf", &leaf.path))?;
-        let bytes = leaf_bytes(leaf.data_type, &leaf.shape)?;
-        context.progress.plan(1, array.grid.total(), bytes);
-        let reads = plan(context, &array, &whole, buffer, cast).await?;
-        let shape = leaf.shape.clone();
+        let part = part.map_or_else(|| Subset::whole(&leaf.shape), Ok)?;
+        let shape = part.shape().to_vec();
+        let buffer = allocate(data_type, &shape).map_err(|e| e.with("leaf", &leaf.path))?;
+        let bytes = leaf_bytes(leaf.data_type, &shape)?;
+        context.progress.plan(1, array.count_chunks(&part)?, bytes);
+        let reads = plan(context, &array, &part, buffer, cast).await?;
         let bytes = crate::buffer::Buffer::zeroed(0);
         Ok((ArrayData { kind: leaf.kind.clone(), data_type, shape, bytes }, reads))
     }

@@ -203,7 +203,7 @@ impl Checkpoint {
 }
 
 async fn write_batch(index: &ItemIndex, files: &[Listing], output: &Files) -> Result<()> {
-    let wanted = files.iter().map(|file| (file.position, None)).collect();
+    let wanted = files.iter().map(|file| (file.position, None, None)).collect();
     for (file, data) in files.iter().zip(index.read(wanted).await?) {
         let mut sink = output.create(&file.name, file.bytes).await?;
         sink.push(data.bytes).await?;

@@ -65,6 +65,7 @@ pub struct CheckpointWriter {
     items: BTreeMap<String, Item>,
     duplicate: Option<String>,
     foreign_metadata: BTreeMap<String, Vec<(String, String)>>,
+    item_handlers: BTreeMap<String, String>,
     item_metadata: BTreeMap<String, Value>,
     metadata: Map<String, Value>,
     metrics: Map<String, Value>,
@@ -114,6 +115,7 @@ impl CheckpointWriter {
             items: BTreeMap::new(),
             duplicate: None,
             foreign_metadata: BTreeMap::new(),
+            item_handlers: BTreeMap::new(),
             item_metadata: BTreeMap::new(),
             metadata: Map::new(),
             metrics: Map::new(),
@@ -151,6 +153,14 @@ impl CheckpointWriter {
     /// Carries free-form strings of a foreign format in the index of a tree item.
     pub fn foreign_metadata(mut self, item: &str, metadata: Vec<(String, String)>) -> Self {
         self.foreign_metadata.insert(item.to_owned(), metadata);
+        self
+    }
+
+    /// Names what made an item and makes its value again, for whoever restores it; at most 200 bytes.
+    ///
+    /// It replaces the name that an opaque item has of its own.
+    pub fn item_handler(mut self, item: impl Into<String>, handler: impl Into<String>) -> Self {
+        self.item_handlers.insert(item.into(), handler.into());
         self
     }
 
@@ -327,14 +337,19 @@ impl CheckpointWriter {
         if self.items.is_empty() {
             return Err(Error::invalid("a checkpoint without items").hint("add at least one item"));
         }
-        if let Some(name) = self.item_metadata.keys().find(|name| !self.items.contains_key(*name)) {
-            return Err(Error::invalid("metadata of an item that is not there").with("item", name));
+        let mut told = self.item_metadata.keys().chain(self.item_handlers.keys());
+        if let Some(name) = told.find(|name| !self.items.contains_key(*name)) {
+            return Err(Error::invalid("metadata or handler of an item that is not there")
+                .with("item", name));
         }
         let mut plans = Vec::with_capacity(self.items.len());
         for (name, item) in &self.items {
             let mut plan = ItemPlan::new(name, item, &self.target, &self.options)?;
             if let Some(metadata) = self.foreign_metadata.get(name) {
                 plan.set_foreign_metadata(metadata.clone());
+            }
+            if let Some(handler) = self.item_handlers.get(name) {
+                plan.set_handler(handler);
             }
             if let Some(metadata) = self.item_metadata.get(name) {
                 plan.set_metadata(metadata.clone());

@@ -17,6 +17,6 @@ mod subset;
 
 pub(crate) use grid::{Axis, Grid};
 pub(crate) use plan::{ChunkPlan, PlanOptions, plan};
-pub(crate) use scatter::{Block, BlockMut, Part, SharedTarget, contiguous_run, gather};
+pub(crate) use scatter::{Block, BlockMut, Part, SharedTarget, contiguous_run, copy_box, gather};
 pub(crate) use subset::elements;
 pub use subset::{Selection, Subset};

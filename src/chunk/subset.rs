@@ -109,6 +109,20 @@ impl Subset {
                     .all(|a| self.start[a] <= other.start[a] && other.end(a) <= self.end(a)))
     }
 
+    /// Returns this box as seen from the start of `outer`, which contains it.
+    ///
+    /// # Errors
+    /// `Invalid` where it does not.
+    pub(crate) fn within(&self, outer: &Self) -> Result<Self> {
+        if !outer.contains(self) {
+            return Err(Error::invalid("a box is not inside another")
+                .with("box", self)
+                .with("outer", outer));
+        }
+        let start = self.start.iter().zip(&outer.start).map(|(s, o)| s - o).collect();
+        Self::new(start, self.shape.clone())
+    }
+
     /// Returns the elements in both boxes; `None` where there are none or the ranks differ.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Option<Self> {

@@ -297,6 +297,23 @@ impl Manager {
         Ok(SaveOutcome::Started(handle))
     }
 
+    /// Says why the policy does not want `step` saved, and tells so; nothing is captured. Where it wants it, a forced
+    /// save follows: so the policy is asked once, and no state is gathered in vain.
+    ///
+    /// # Errors
+    /// The failure of an earlier save, as [`Manager::save`].
+    pub fn skip(&self, step: u64) -> Result<Option<SkipReason>> {
+        let refusal = if self.shared.options.read_only {
+            Some(SkipReason::ReadOnly)
+        } else {
+            self.refusal(&SaveRequest::new(step))?
+        };
+        if let Some(reason) = &refusal {
+            self.shared.tell(&Event::Skipped { step, reason: reason.to_string() });
+        }
+        Ok(refusal)
+    }
+
     /// Says why a request is not followed, where the policy or the order of steps is against it.
     fn refusal(&self, request: &SaveRequest<'_>) -> Result<Option<SkipReason>> {
         let mut state = self.shared.lock();

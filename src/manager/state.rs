@@ -140,6 +140,9 @@ impl Shared {
         for (name, item) in std::mem::take(&mut request.items) {
             writer = writer.item(name, item);
         }
+        for (name, handler) in std::mem::take(&mut request.item_handlers) {
+            writer = writer.item_handler(name, handler);
+        }
         for (name, value) in std::mem::take(&mut request.item_metadata) {
             writer = writer.item_metadata(name, value);
         }

@@ -38,4 +38,4 @@ pub use tree::{Leaves, Tree};
 
 pub(crate) use index::{TreeIndex, to_node};
 pub(crate) use layout::{Layout, LeafNode, lay_out};
-pub(crate) use target::match_target;
+pub(crate) use target::{Matched, match_target};

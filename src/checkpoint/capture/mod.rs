@@ -208,7 +208,10 @@ pub(crate) fn capture<'a>(
 /// Puts the new sources where the borrowed leaves are, in the order in which [`Capture::find`] met them.
 fn replace(item: &mut Item, sources: &mut impl Iterator<Item = Source>) {
     let mut renew = |mut leaf: Leaf| {
-        if let (Source::Borrowed(_), Some(source)) = (&leaf.source, sources.next()) {
+        // The next source is taken for a borrowed leaf only: another one between them must not use it up.
+        if matches!(leaf.source, Source::Borrowed(_))
+            && let Some(source) = sources.next()
+        {
             leaf.source = source;
         }
         leaf

@@ -110,3 +110,26 @@ fn runs_cover_a_box_in_order() {
     let part = Subset::new(vec![1, 2], vec![2, 3]).unwrap();
     assert_eq!(runs(&[4, 6], &part), [8..11, 14..17]);
 }
+
+#[test]
+fn leaves_that_are_held_between_borrowed_ones_do_not_shift_them() {
+    let engine = engine();
+    let place = Place::new(MemoryStore::new(), "c");
+    let (one, two) = (vec![1_u8; 64], vec![2_u8; 64]);
+    let mut borrowed = Borrowed::new();
+    let held = |value: u8| Leaf::from_vec(vec![value; 64], &[64]).unwrap();
+    let tree = Tree::list([
+        Tree::leaf(held(10)),
+        Tree::leaf(borrowed.leaf(&one, &[64]).unwrap()),
+        Tree::leaf(held(20)),
+        Tree::leaf(borrowed.leaf(&two, &[64]).unwrap()),
+        Tree::leaf(Leaf::bool(true)),
+    ]);
+    let writer = CheckpointWriter::standalone(&engine, &place).item("state", Item::Tree(tree));
+    writer.start(&borrowed).unwrap().wait().unwrap();
+    let checkpoint = Checkpoint::open_blocking(&engine, &place).unwrap();
+    let first = |path: &str| {
+        checkpoint.leaf_blocking("state", path).unwrap().read_blocking().unwrap().bytes[0]
+    };
+    assert_eq!(["0", "1", "2", "3", "4"].map(first), [10, 1, 20, 2, 1]);
+}

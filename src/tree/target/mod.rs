@@ -160,16 +160,18 @@ fn check<'a>(
         .as_ref()
         .filter(|kind| !(**kind == have.kind || is_number(kind) && is_number(&have.kind)))
         .map(|kind| What::Kind { want: kind.clone(), have: have.kind.clone() });
+    // What is another kind of thing is not compared further.
+    let same_kind = kind.is_none();
     let data_type = want
         .data_type
-        .filter(|t| *t != have.data_type && !castable(have.data_type, *t))
+        .filter(|t| same_kind && *t != have.data_type && !castable(have.data_type, *t))
         .map(|want| What::DataType { want, have: have.data_type });
     let has_shape = !matches!(have.kind, LeafKind::Str | LeafKind::Bytes)
         || want.kind.as_ref().is_none_or(is_number);
     let shape = want
         .shape
         .as_ref()
-        .filter(|shape| has_shape && **shape != have.shape)
+        .filter(|shape| same_kind && has_shape && **shape != have.shape)
         .map(|shape| What::Shape { want: shape.clone(), have: have.shape.clone() });
     kind.into_iter().chain(data_type).chain(shape)
 }

@@ -262,7 +262,7 @@ pub(crate) fn files_and_functions_are_short(sources: &[Source]) -> Vec<String> {
     out
 }
 
-/// `unsafe` is written in the four files that are reviewed for it.
+/// `unsafe` is written in the files that are reviewed for it.
 pub(crate) fn unsafe_stays_home(sources: &[Source]) -> Vec<String> {
     // A file that became a folder is still the same noun.
     let is_home = |s: &&Source| UNSAFE.contains(&s.path.replace("/mod.rs", ".rs").as_str());

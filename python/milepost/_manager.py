@@ -1,0 +1,524 @@
+"""The manager of a run: saves at the right steps, keeps the right ones, finds them again."""
+
+from __future__ import annotations
+
+import atexit
+import datetime
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Union, Unpack
+
+from . import _milepost
+from ._checkpoint import Checkpoint, foreign_options
+from ._errors import Conflict, Forked, Invalid, MilepostError, NotFound, SaveTimeout
+from ._items import payload
+from ._place import Engine, Url, local_path, place
+from ._policy import Decision, Metric, Plan, Preservation, SaveDecision
+from ._restore import LoadOptions
+from ._save import SaveHandle, Skipped, StorageOptions, capture_of, captured, save_options
+
+Seconds = Union[float, int, datetime.timedelta]
+
+
+class StepEntry(NamedTuple):
+    """One step of a run; of a damaged one the error says what is wrong."""
+
+    step: int
+    url: str
+    damaged: bool
+    error: str | None
+    committed_ms: int
+    metrics: dict[str, float]
+    metadata: dict[str, Any]
+
+
+class Pin(NamedTuple):
+    """A step that is never deleted."""
+
+    step: int
+    note: str
+    since_ms: int
+
+
+def seconds(value: Seconds | None) -> float | None:
+    """Seconds of a number or a timedelta."""
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    return None if value is None else float(value)
+
+
+def _decision(
+    decision: SaveDecision | Callable | None, interval: int, steps: Iterable[int] | None
+) -> SaveDecision:
+    if decision is not None:
+        return decision if isinstance(decision, SaveDecision) else SaveDecision.when(decision)
+    members = [SaveDecision.preemption(), SaveDecision.interval(interval), SaveDecision.initial()]
+    if steps is not None:
+        members.append(SaveDecision.steps(steps))
+    return SaveDecision.any(members)
+
+
+class _Classic(NamedTuple):
+    max_to_keep: int | None
+    keep_period: int | None
+    keep_time_interval: Seconds | None
+    best: Metric | None
+    best_mode: str
+    keep_without_metrics: bool
+
+    def preservation(self) -> Preservation:
+        if self.max_to_keep is None:
+            first = Preservation.everything()
+        elif self.best is None:
+            first = Preservation.latest(self.max_to_keep)
+        else:
+            missing = "keep" if self.keep_without_metrics else "drop"
+            first = Preservation.best(self.best, self.best_mode, self.max_to_keep, missing)
+        members = [first]
+        if self.keep_period is not None:
+            members.append(Preservation.every_steps(self.keep_period))
+        if self.keep_time_interval is not None:
+            members.append(Preservation.every_seconds(seconds(self.keep_time_interval)))
+        if self.max_to_keep is None and self.best is not None:
+            # Everything is kept; the metric still says which step is best.
+            members.insert(0, Preservation.best(self.best, self.best_mode))
+        return Preservation.any(members)
+
+
+class CheckpointManager:
+    """Saves, finds and keeps the steps of a run.
+
+    Args:
+      run: a path or URL; the first save creates it.
+      max_to_keep, keep_period, keep_time_interval: the latest so many steps, the multiples of a number, one each so many
+        seconds; what any of them names is kept, and the newest always.
+      best, best_mode, keep_without_metrics: ``max_to_keep`` counts the best by a metric (a name or a function of the
+        metrics) instead of the latest.
+      save_interval_steps, save_on_steps: which steps are saved; the first and a preempted one are, too.
+      decision, preservation: policies instead of these.
+      read_only: nothing is ever written, but for a lease that is asked for.
+      queue: what happens to a save that is due while another is in flight: ``"wait"``, ``"skip"``, ``"replace_pending"``.
+      timeout: seconds after which a save fails; retries: how often it is tried again where the store does not answer or is
+        full; backup: another run that takes it at last.
+      trash: a directory that deleted steps are moved to; sweep_at_start: leftovers of dead writers are removed.
+      step_prefix, step_width, read_formats: the names of steps, and further ones (prefix, width) that are read.
+      metadata: what is said of a new run; log: a file of JSON lines, one an event.
+      Further keywords as in `milepost.save`: compression, chunk_bytes, …
+    """
+
+    def __init__(
+        self,
+        run: Url,
+        *,
+        max_to_keep: int | None = None,
+        keep_period: int | None = None,
+        keep_time_interval: Seconds | None = None,
+        best: Metric | None = None,
+        best_mode: str = "max",
+        keep_without_metrics: bool = True,
+        save_interval_steps: int = 1,
+        save_on_steps: Iterable[int] | None = None,
+        decision: SaveDecision | Callable | None = None,
+        preservation: Preservation | Callable | None = None,
+        read_only: bool = False,
+        queue: str = "wait",
+        max_in_flight: int = 1,
+        timeout: Seconds | None = None,
+        retries: int = 0,
+        backup: Url | None = None,
+        trash: str | None = None,
+        sweep_at_start: bool = False,
+        step_prefix: str | None = None,
+        step_width: int | None = None,
+        read_formats: Sequence[tuple[str, int]] = (),
+        metadata: Mapping[str, Any] | None = None,
+        log: str | os.PathLike | None = None,
+        engine: Engine | None = None,
+        overwrite: bool = False,
+        **storage: Unpack[StorageOptions],
+    ) -> None:
+        classic = (max_to_keep, keep_period, keep_time_interval, best)
+        if preservation is not None and any(given is not None for given in classic):
+            raise Invalid("a preservation policy and max_to_keep or its like are given")
+        if preservation is None:
+            preservation = _Classic(*classic, best_mode, keep_without_metrics).preservation()
+        elif not isinstance(preservation, Preservation):
+            preservation = Preservation.custom(preservation)
+        named = step_prefix is not None or step_width is not None
+        self._path = local_path(run)
+        self._preservation = preservation
+        self._inner = _milepost.Manager(
+            place(run, engine),
+            save_options(storage),
+            decision=_decision(decision, save_interval_steps, save_on_steps)._inner,
+            preservation=preservation._inner,
+            queue=queue,
+            max_in_flight=max_in_flight,
+            timeout=seconds(timeout),
+            retries=retries,
+            backup=None if backup is None else place(backup, engine),
+            trash=trash,
+            sweep_at_start=sweep_at_start,
+            read_only=read_only,
+            write_format=(step_prefix or "", step_width or 0) if named else None,
+            read_formats=[(prefix, int(width)) for prefix, width in read_formats],
+            metadata=None if metadata is None else dict(metadata),
+            log=None if log is None else os.fspath(log),
+        )
+        self._read_only = read_only
+        self._storage = storage
+        self._overwrite = overwrite
+        self._closed = False
+        self._foreign: list[Any] | None = None
+        self._waiting: _Waiting | None = None
+        _managers.add(self)
+
+    def save(
+        self,
+        step: int,
+        tree: Any = None,
+        *,
+        items: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        item_metadata: Mapping[str, Any] | None = None,
+        force: bool = False,
+        overwrite: bool | None = None,
+        priority: str = "background",
+        queue: str | None = None,
+        capture: str = "auto",
+        handover: bool = False,
+        **storage: Unpack[StorageOptions],
+    ) -> SaveHandle | Skipped:
+        """Saves a step in the background where the policy says so; returns when the state is captured.
+
+        ``force`` skips the policy; ``overwrite`` replaces a step that is there, safely. The other arguments are as in
+        `milepost.save`. A failure of an earlier save that nobody asked for is raised here, once.
+
+        Raises: `StepAlreadyExists`, `ForeignFormat` where the run holds another library's steps and none of ours.
+        """
+        step = step_number(step)
+        overwrite = self._overwrite if overwrite is None else overwrite
+        if not force and not overwrite:
+            reason = self._inner.skip(step)
+            if reason is not None:
+                return Skipped(step, reason)
+            force = True  # the policy was asked
+        self._refuse_foreign()
+        capturing = capture_of(capture, handover)
+        given = payload(
+            tree,
+            items,
+            metadata=metadata,
+            item_metadata=item_metadata,
+            metrics=metrics,
+            capture=capturing,
+        )
+        options = save_options({**self._storage, **storage}) if storage else None
+        handle, reason = self._inner.save(
+            step,
+            given,
+            options=options,
+            force=force,
+            overwrite=overwrite,
+            priority=priority,
+            queue=queue,
+        )
+        if handle is None:
+            return Skipped(step, reason)
+        handle = SaveHandle(handle)
+        handle._told = True  # the manager tells a failure that nobody asked for, once
+        return captured(handle, capturing)
+
+    async def save_async(self, step: int, tree: Any = None, **options: Any) -> Any:
+        """Saves a step and waits for it without blocking the event loop: `Saved`, or `Skipped`."""
+        handle = self.save(step, tree, **options)
+        return await handle if isinstance(handle, SaveHandle) else handle
+
+    def open(self, step: int | str | None = "latest") -> Checkpoint:
+        """Opens a step, after the saves in flight: a number, ``"latest"``, ``"latest_good"`` (every byte of it verifies)
+        or ``"best"``. Newer steps that were passed over because they are damaged are told by a warning."""
+        which = "latest" if step is None else step if isinstance(step, str) else step_number(step)
+        checkpoint, bad = self._inner.open(which)
+        for number, why in bad:
+            warnings.warn(f"step {number} was passed over: {why}", stacklevel=2)
+        return Checkpoint(checkpoint)
+
+    def restore(
+        self,
+        step: int | str | None = "latest",
+        target: Any = None,
+        select: Any = None,
+        *,
+        item: str | None = None,
+        **options: Unpack[LoadOptions],
+    ) -> Any:
+        """Restores an item of a step; which step as in `open`, the rest as in `milepost.load`."""
+        foreign = self._foreign_step(step)
+        if foreign is not None:
+            from . import _foreign
+
+            return _foreign.restore(foreign, target, item=item, **foreign_options(select, options))
+        return self.open(step).load(target, select, item=item, **options)
+
+    async def restore_async(self, *args: Any, **options: Any) -> Any:
+        """Restores without blocking the event loop; as `restore`."""
+        import asyncio
+
+        return await asyncio.to_thread(self.restore, *args, **options)
+
+    def _foreign_steps(self) -> list[Any]:
+        """The steps of another library, as last listed, where the run has none of ours."""
+        if self._path is None or self._inner.steps():
+            return []
+        if self._foreign is None:
+            self._foreign = []
+            if os.path.isdir(self._path):
+                from . import _foreign
+
+                self._foreign = _foreign.steps(self._path)
+        return self._foreign
+
+    def _foreign_step(self, step: int | str | None) -> Any:
+        foreign = self._foreign_steps()
+        if not foreign:
+            return None
+        if step is None or isinstance(step, str):
+            return foreign[-1]
+        found = [entry for entry in foreign if entry.step == step_number(step)]
+        return found[0] if found else None
+
+    def _refuse_foreign(self) -> None:
+        if self._foreign_steps():
+            from . import _foreign
+
+            _foreign.refuse(self._path)
+
+    def steps(self) -> list[int]:
+        """The committed steps, in order; of a run that another library wrote and we did not, its steps."""
+        ours = self._inner.steps()
+        return ours if ours else [entry.step for entry in self._foreign_steps()]
+
+    def entries(self) -> list[StepEntry]:
+        """The steps with what their records say, damaged ones too."""
+        return [StepEntry(**entry) for entry in self._inner.entries()]
+
+    def latest_step(self) -> int | None:
+        """The newest committed step."""
+        steps = self.steps()
+        return steps[-1] if steps else None
+
+    def best_step(self) -> int | None:
+        """The best step by the metric that is kept by, the latest where there is none."""
+        return self._inner.best_step() if self._inner.steps() else self.latest_step()
+
+    def should_save(self, step: int) -> Decision:
+        """Whether the policy would save a step now, and why."""
+        return Decision(*self._inner.should_save(step_number(step)))
+
+    def plan(self) -> Plan:
+        """What the policy would keep and delete now; nothing is deleted."""
+        return Plan(*self._inner.plan())
+
+    def reload(self) -> None:
+        """Lists the run again: what other processes saved and deleted."""
+        self._foreign = None
+        self._inner.reload()
+
+    def wait(self, timeout: Seconds | None = None) -> None:
+        """Waits until nothing is in flight and nothing is left to delete; raises a failure that nobody asked for."""
+        if timeout is None and self._waiting is None:
+            self._inner.wait()
+            return
+        # A wait that ran out of time goes on and is joined again: the failure that it is told is not lost.
+        again = self._waiting is not None
+        self._waiting = waiting = self._waiting or _Waiting(self._inner)
+        begun = time.monotonic()
+        if not waiting.ended(seconds(timeout)):
+            raise SaveTimeout("the saves in flight have not ended yet", hint="wait again; they go on")
+        self._waiting = None
+        if waiting.failure is not None:
+            raise waiting.failure
+        if again:
+            passed = time.monotonic() - begun
+            self.wait(None if timeout is None else max(0.0, seconds(timeout) - passed))
+
+    def close(self) -> None:
+        """Waits as `wait` does; every later save is refused."""
+        self._closed = True
+        try:
+            if self._waiting is not None:
+                self.wait()
+        finally:
+            self._inner.close()
+
+    def delete(self, step: int) -> None:
+        """Deletes a step; its bytes are freed in the background. Raises `Conflict` where it is pinned or being read."""
+        self._inner.delete(step_number(step))
+
+    def _refuse_writing(self, what: str) -> None:
+        if self._read_only:
+            raise Invalid(f"a read-only manager writes no {what}", hint="open it without read_only")
+
+    def pin(self, step: int, note: str = "") -> None:
+        """Keeps a step from ever being deleted."""
+        self._refuse_writing("pin")
+        self._inner.pin(step_number(step), note)
+
+    def unpin(self, step: int) -> bool:
+        """Takes a pin back; False where there was none."""
+        self._refuse_writing("unpin")
+        return self._inner.unpin(step_number(step))
+
+    def pins(self) -> list[Pin]:
+        """The pinned steps."""
+        return [Pin(*pin) for pin in self._inner.pins()]
+
+    def is_saving(self) -> bool:
+        """Whether a save is in flight or pending."""
+        return self._inner.is_saving()
+
+    def stats(self) -> dict[str, Any]:
+        """Totals since the manager was opened: counts, seconds, bytes."""
+        return self._inner.stats()
+
+    def on_event(self, callback: Callable[[dict[str, Any]], Any]) -> None:
+        """Calls back with every event as a dict, on the thread where it happens."""
+        self._inner.on_event(callback)
+
+    def preempt(self, on: bool = True) -> None:
+        """Says that the process is about to be stopped: the next step is saved."""
+        self._inner.preempt(on)
+
+    @property
+    def preempted(self) -> bool:
+        """Whether preemption was signalled."""
+        return self._inner.preempted()
+
+    def watch_sigterm(self) -> None:
+        """Sets the preemption flag on SIGTERM from now on; a handler that was there is called as before.
+
+        The signal does not end the process any more: the loop has to. Only the main thread can ask for this.
+        """
+        before = signal.getsignal(signal.SIGTERM)
+        flag = weakref.ref(self)
+
+        def handle(number: int, frame: Any) -> None:
+            manager = flag()
+            if manager is not None:
+                manager.preempt()
+            if callable(before):
+                before(number, frame)
+
+        signal.signal(signal.SIGTERM, handle)
+
+    def wait_for_step(
+        self,
+        above: int | None = None,
+        timeout: Seconds | None = None,
+        interval: Seconds = 1.0,
+        lease: bool | None = None,
+    ) -> Checkpoint | None:
+        """Waits for a step above one and opens the newest; None after the timeout.
+
+        With ``lease`` it is not deleted until the checkpoint is closed or dropped, which writes a small mark: the default,
+        unless the manager is read-only.
+        """
+        lease = not self._read_only if lease is None else lease
+        while True:
+            found = self._inner.wait_for_step(above, seconds(timeout), seconds(interval))
+            if found is None:
+                return None
+            step, checkpoint = found
+            try:
+                return Checkpoint(checkpoint, self._inner.lease(step) if lease else None)
+            except (NotFound, Conflict):
+                continue  # it was deleted meanwhile: the next newest
+
+    def new_steps(
+        self,
+        above: int | None = None,
+        timeout: Seconds | None = None,
+        interval: Seconds = 1.0,
+        lease: bool | None = None,
+    ) -> Iterator[Checkpoint]:
+        """The new steps as they come, always the newest, for an evaluator; ends after the timeout. As `wait_for_step`."""
+        while (found := self.wait_for_step(above, timeout, interval, lease)) is not None:
+            above = found.step
+            yield found
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What was said of the run when it was created."""
+        return self._inner.metadata()
+
+    def __enter__(self) -> CheckpointManager:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_closed") and not self._closed:
+            _close_unasked(self)
+
+    def __repr__(self) -> str:
+        steps = self._inner.steps()
+        shown = ", ".join(map(str, steps[-5:]))
+        return f"<CheckpointManager: {len(steps)} steps{', … ' if len(steps) > 5 else ' '}{shown}>"
+
+
+def step_number(step: Any) -> int:
+    """A step as a number: Python's, NumPy's or a 0-d array's integer, not below 0."""
+    number = step.item() if hasattr(step, "item") else step
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise Invalid("a step is an integer of at least 0", context={"step": repr(step)})
+    return number
+
+
+class _Waiting:
+    """A wait on a thread of its own, which may take longer than who asked."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.failure: MilepostError | None = None
+        # No daemon: at the end of the process these lose the interpreter inside a call.
+        self._thread = threading.Thread(target=self._wait, name="milepost-wait")
+        self._thread.start()
+
+    def _wait(self) -> None:
+        try:
+            self._inner.wait()
+        except MilepostError as error:
+            self.failure = error
+
+    def ended(self, timeout: float | None) -> bool:
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+
+_managers: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()
+
+
+def _close_unasked(manager: CheckpointManager) -> None:
+    """Waits for a manager that its owner dropped; what nobody asked for is said on stderr."""
+    try:
+        manager.close()
+    except Forked:
+        pass
+    except MilepostError as error:
+        print(f"milepost: a save failed and nobody asked: {error}", file=sys.stderr)
+
+
+def _close_at_exit() -> None:
+    for manager in list(_managers):
+        _close_unasked(manager)
+
+
+atexit.register(_close_at_exit)

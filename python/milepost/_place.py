@@ -1,0 +1,30 @@
+"""Where things are: URLs and paths, and the engine that opens them."""
+
+from __future__ import annotations
+
+import os
+from typing import Union
+
+from . import _milepost
+
+Engine = _milepost.Engine
+Place = _milepost.Place
+
+Url = Union[str, os.PathLike, Place]
+
+
+def place(url: Url, engine: Engine | None = None) -> Place:
+    """Opens a URL or path; a `Place` is given back as it is."""
+    if isinstance(url, Place):
+        return url
+    return Place(os.fspath(url), None, engine)
+
+
+def local_path(url: Url) -> str | None:
+    """The path on a local disk, None for what is elsewhere; nothing is opened."""
+    if isinstance(url, Place):
+        return None if url.local_path is None else os.fspath(url.local_path)
+    text = os.fspath(url)
+    if text.startswith("file://"):
+        return _milepost.Place(text).local_path
+    return None if "://" in text else os.path.abspath(text)

@@ -1,0 +1,388 @@
+"""`flax.training.checkpoints` over Milepost: the same calls, the same files kept, each checkpoint
+plain Zarr v3.
+
+```text
+  <ckpt_dir>/<prefix><step>/     a checkpoint that stands alone: mp.open and zarr.open read it
+```
+
+A save writes beside the final name, commits by one rename, and only then deletes what `overwrite`
+and `keep` say. What Flax wrote before is read where it is: msgpack files, Orbax directories. Such
+files count as steps: they are restored, stand in the way of an outdated save, and are replaced by
+`overwrite=True`; `keep` does not delete them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from flax import errors
+
+import milepost as mp
+
+from .. import _foreign
+from .._errors import SaveTimeout, Unsupported
+from .._save import cancel_and_wait
+from . import _content, _distributed, _entry, _names, _orbax, _state
+from ._directory import Directory, local
+from ._entry import LOG
+from ._names import natural_sort, safe_normpath
+from ._retention import Retention
+from .async_manager import AsyncManager, GlobalAsyncCheckpointManager
+
+__all__ = [
+    "AsyncManager",
+    "GlobalAsyncCheckpointManager",
+    "available_steps",
+    "convert_pre_linen",
+    "latest_checkpoint",
+    "natural_sort",
+    "restore_checkpoint",
+    "safe_normpath",
+    "save_checkpoint",
+    "save_checkpoint_multiprocess",
+]
+
+
+def save_checkpoint(
+    ckpt_dir: str | os.PathLike[str],
+    target: Any,
+    step: int | float,
+    prefix: str = "checkpoint_",
+    keep: int = 1,
+    overwrite: bool = False,
+    keep_every_n_steps: int | None = None,
+    async_manager: AsyncManager | None = None,
+    orbax_checkpointer: Any = None,
+) -> str:
+    """Saves the state dict of `target` as the checkpoint `<ckpt_dir>/<prefix><step>`, from one
+    process.
+
+    Args:
+        ckpt_dir: a local directory, created where it is not there.
+        target: any state: a `TrainState`, a pytree, a single array.
+        step: a number of any kind, also fractional or negative.
+        prefix: what names of checkpoints begin with.
+        keep: so many of the last checkpoints stay, 0: all. Older ones are deleted once this one is
+            committed.
+        overwrite: a checkpoint of this step is replaced, and later ones deleted, once this one is
+            committed.
+        keep_every_n_steps: beside the last ones, each stays that is so far from the one kept before
+            it.
+        async_manager: the call returns when the state is captured; `wait_previous_save()` waits for
+            the commit. What is immutable is not copied.
+        orbax_checkpointer: writes the checkpoint instead, by its `save(path, target,
+            force=overwrite)`.
+
+    Returns:
+        The path of the checkpoint.
+
+    Raises:
+        flax.errors.InvalidCheckpointError: there is one of this or a later step, and `overwrite` is
+            not set.
+        flax.errors.MPACheckpointingRequiredError: an array has shards in other processes.
+        Invalid: something that is no checkpoint is in the way, or a leaf cannot be saved; it names
+            the leaf.
+    """
+    return _save(
+        _Save(ckpt_dir, target, step, prefix, Retention(keep, overwrite, keep_every_n_steps)),
+        async_manager,
+        orbax_checkpointer,
+        None,
+    )
+
+
+def save_checkpoint_multiprocess(
+    ckpt_dir: str | os.PathLike[str],
+    target: Any,
+    step: int | float,
+    prefix: str = "checkpoint_",
+    keep: int = 1,
+    overwrite: bool = False,
+    keep_every_n_steps: int | None = None,
+    async_manager: AsyncManager | None = None,
+    gda_manager: Any = None,
+    orbax_checkpointer: Any = None,
+) -> str:
+    """Saves as `save_checkpoint`; arrays may be sharded over all devices of this process.
+
+    Args:
+        gda_manager: a `GlobalAsyncCheckpointManager`, ours or JAX's; needed for arrays that have
+            shards in other processes. A save that takes longer than the `timeout_secs` of ours is
+            cancelled.
+
+    Raises:
+        flax.errors.MPACheckpointingRequiredError: an array has shards in other processes, and no
+            manager is given.
+        Unsupported: several processes save together.
+        SaveTimeout: it took longer than `timeout_secs`; nothing is visible.
+    """
+    if gda_manager is not None:
+        gda_manager.wait_until_finished()
+    return _save(
+        _Save(ckpt_dir, target, step, prefix, Retention(keep, overwrite, keep_every_n_steps)),
+        async_manager,
+        orbax_checkpointer,
+        gda_manager,
+        is_multiprocess=True,
+    )
+
+
+class _Save:
+    """A save that was asked for: what, where, and what stays."""
+
+    def __init__(
+        self, ckpt_dir: Any, target: Any, step: Any, prefix: str, retention: Retention
+    ) -> None:
+        self.directory = Directory(ckpt_dir, prefix)
+        self.target, self.step, self.retention = target, step, retention
+        self.text = self.directory.text_of(step)
+        self.path = self.directory.path_of(step)
+
+    def check(self) -> None:
+        """Passes where it may be saved, by Flax's rule."""
+        if not self.retention.overwrite:
+            if self.directory.is_outdated(self.path):
+                raise errors.InvalidCheckpointError(self.text, self.step)
+        else:
+            _entry.may_be_replaced(self.path)
+
+    def clean(self) -> None:
+        """Deletes what is superfluous now that it is committed."""
+        self.directory.clean(self.path, self.retention)
+
+    def start(self) -> tuple[mp.SaveHandle, str | None]:
+        """Begins the save; where another library's checkpoint is to be replaced, under another
+        name.
+        """
+        items, said = _content.items_of(_state.to_state_dict(self.target))
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        kind = _entry.kind_of(self.path)
+        beside = _entry.temporary(self.path) if kind == "foreign" else None
+        handle = mp.save_async(
+            beside or self.path,
+            items=items,
+            item_metadata=said,
+            overwrite=self.retention.overwrite and beside is None,
+            priority="foreground",
+        )
+        return handle, beside
+
+    def finish(self, handle: mp.SaveHandle, beside: str | None, timeout: float | None) -> None:
+        """Waits for the commit, then cleans."""
+        try:
+            handle.result(timeout)
+        except SaveTimeout:
+            handle.cancel()
+            if handle.exception() is not None:
+                raise
+        if beside is not None:
+            _entry.replace(beside, self.path)
+        LOG.info("saved the checkpoint %s", self.path)
+        self.clean()
+
+
+def _save(
+    save: _Save,
+    async_manager: AsyncManager | None,
+    orbax_checkpointer: Any,
+    gda_manager: Any,
+    *,
+    is_multiprocess: bool = False,
+) -> str:
+    if async_manager is not None:
+        async_manager.wait_previous_save()
+    if orbax_checkpointer is not None:
+        _orbax.wait(orbax_checkpointer)
+    _check_processes(save, gda_manager, is_multiprocess)
+    save.check()
+    if orbax_checkpointer is not None:
+        overwrite = save.retention.overwrite
+        _orbax.save(orbax_checkpointer, save.path, save.target, overwrite, save.clean)
+        return save.text
+    handle, beside = save.start()
+    timeout = getattr(gda_manager, "timeout_secs", None)
+    if async_manager is not None:
+        async_manager.save_async(lambda: save.finish(handle, beside, timeout))
+        return save.text
+    try:
+        save.finish(handle, beside, timeout)
+    except KeyboardInterrupt:
+        cancel_and_wait(handle)
+        raise
+    return save.text
+
+
+def _check_processes(save: _Save, gda_manager: Any, is_multiprocess: bool) -> None:
+    """Passes where this process can save all of the target alone.
+
+    Raises:
+        MPACheckpointingRequiredError: an array is not all here, and nothing says that others save,
+            too.
+        Unsupported: several processes are to save one checkpoint.
+    """
+    import jax
+
+    leaves = jax.tree_util.tree_leaves(_state.to_state_dict(save.target))
+    here = all(leaf.is_fully_addressable for leaf in leaves if isinstance(leaf, jax.Array))
+    if not here and gda_manager is None:
+        raise errors.MPACheckpointingRequiredError(save.text, save.step)
+    if not here or (is_multiprocess and jax.process_count() > 1):
+        raise Unsupported(
+            "several processes cannot save one checkpoint yet",
+            context={"path": save.text, "processes": str(jax.process_count())},
+            hint="gather the arrays and save from one process, or give each its own directory",
+        )
+
+
+def restore_checkpoint(
+    ckpt_dir: str | os.PathLike[str],
+    target: Any,
+    step: int | float | None = None,
+    prefix: str = "checkpoint_",
+    parallel: bool = True,
+    gda_manager: Any = None,
+    allow_partial_mpa_restoration: bool = False,
+    orbax_checkpointer: Any = None,
+    orbax_transforms: dict[str, Any] | None = None,
+) -> Any:
+    """Restores the latest checkpoint, or one step, into `target`.
+
+    Args:
+        ckpt_dir: a directory of checkpoints, or the path of one.
+        target: what to restore into, by Flax's rules: shapes and data types of its leaves are not
+            compared, what is stored wins. Where the target has a JAX array (or a
+            `jax.ShapeDtypeStruct` with a sharding), one comes back, with the target's sharding;
+            elsewhere NumPy arrays and numbers as they were saved. None: the state dict.
+        step: which; None: the latest.
+        parallel: whether a msgpack file of Flax's is read by several threads. Other checkpoints
+            always are.
+        gda_manager: needed where a msgpack file has arrays that several processes wrote.
+        allow_partial_mpa_restoration: such arrays that the target does not have are left out.
+        orbax_checkpointer: reads a checkpoint that is no msgpack file instead, by its `restore`.
+        orbax_transforms: transformations for its handler; without a checkpointer, for Orbax's
+            default one.
+
+    Returns:
+        The target with what was stored; `target` itself where there is no checkpoint and no step is
+        named.
+
+    Raises:
+        ValueError: the step is not there; or the target has other fields, list lengths or keys than
+            the checkpoint.
+        Corrupt: no checkpoint there is whole.
+        ForeignFormat: another library's checkpoint is there, and that library is not installed.
+    """
+    if orbax_checkpointer is not None:
+        _orbax.wait(orbax_checkpointer)
+    path = _chosen(ckpt_dir, step, prefix)
+    if path is None:
+        return target
+    kind = _entry.kind_of(local(path))
+    LOG.info("restoring the checkpoint %s (%s)", path, kind)
+    if kind == "foreign" and os.path.isfile(local(path)) and not _is_safetensors(local(path)):
+        state = _content.read_legacy(local(path), parallel)
+        state = _distributed.restore(
+            state, target, local(path), step, gda_manager, allow_partial_mpa_restoration
+        )
+        state = _content.place(state, target)
+    elif orbax_checkpointer is not None or orbax_transforms is not None:
+        restored = _orbax.restore(orbax_checkpointer, local(path), target, orbax_transforms)
+        state = _state.to_state_dict(restored)
+    elif kind == "foreign":
+        state = _content.read_foreign(local(path), target)
+    else:
+        state = _content.read_ours(local(path), target)
+    return state if target is None else _state.from_state_dict(target, state)
+
+
+def _chosen(ckpt_dir: str | os.PathLike[str], step: Any, prefix: str) -> str | None:
+    """The path of the checkpoint that is meant; None where there is none and that is no error."""
+    directory = Directory(ckpt_dir, prefix)
+    if step is not None:
+        path = directory.text_of(step)
+        if not os.path.exists(local(path)):
+            raise ValueError(f"Matching checkpoint not found: {path}")
+        return path
+    own = local(directory.text)
+    kind = _entry.kind_of(own)
+    if kind in ("milepost", "damaged") or (kind == "foreign" and _is_checkpoint(own)):
+        return directory.text
+    if kind == "nothing":
+        LOG.info("no checkpoint directory is there: %s", directory.text)
+        return None
+    latest = directory.latest()
+    if latest is not None:
+        return latest.path
+    if others := directory.others_text():
+        LOG.warning(
+            "nothing is restored, for no checkpoint in %s begins with %r; there are: %s",
+            directory.text,
+            prefix,
+            others,
+        )
+    return None
+
+
+def _is_checkpoint(path: str) -> bool:
+    """Whether a place of another library is one checkpoint, and no directory that holds some.
+
+    A `model.safetensors`, or a tree of Orbax under any name, may lie beside the checkpoints.
+    """
+    found = _foreign.detect(path)
+    if found is None or os.path.isfile(path):
+        return os.path.isfile(path)
+    is_step = os.path.exists(os.path.join(path, "_CHECKPOINT_METADATA"))
+    return found.kind == "orbax" and ("" in found.items or is_step)
+
+
+def _is_safetensors(path: str) -> bool:
+    found = _foreign.detect(path)
+    return found is not None and found.kind == "safetensors"
+
+
+def latest_checkpoint(
+    ckpt_dir: str | os.PathLike[str], prefix: str = "checkpoint_"
+) -> str | None:
+    """The path of the latest whole checkpoint, None where there is none.
+
+    Raises:
+        Corrupt: there are some, and none is whole.
+    """
+    directory = Directory(ckpt_dir, prefix)
+    latest = directory.latest()
+    if latest is None:
+        return None
+    return os.path.join(os.path.dirname(directory.text_of("")), latest.name)
+
+
+def available_steps(
+    ckpt_dir: str | os.PathLike[str], prefix: str = "checkpoint_", step_type: type = int
+) -> list[int | float]:
+    """The steps of the checkpoints there, ascending, as `step_type`.
+
+    Raises:
+        ValueError: a step is not written as a `step_type`.
+    """
+    entries = Directory(ckpt_dir, prefix).entries()
+    return [step_type(e.rest) for e in entries if e.kind in ("milepost", "foreign")]
+
+
+def convert_pre_linen(params: Any) -> Any:
+    """Numbers the submodules of a parameter tree from before Linen by class: `Dense_1` beside
+    `Conv_0` is `Dense_0`.
+    """
+    from flax import core
+
+    if not isinstance(params, dict | core.FrozenDict):
+        return params
+    renamed: dict[str, Any] = {}
+    counts: dict[str, int] = {}
+    for name in natural_sort(params):
+        stem, mark, digits = name.rpartition("_")
+        new = name
+        if mark and digits.isdecimal():
+            new = f"{stem}_{counts.get(stem, 0)}"
+            counts[stem] = counts.get(stem, 0) + 1
+        renamed[new] = convert_pre_linen(params[name])
+    return core.freeze(renamed) if isinstance(params, core.FrozenDict) else renamed

@@ -1,0 +1,144 @@
+//! Waiting with the interpreter lock released and an ear for Ctrl-C; ownership that ends at a fork.
+
+use crate::errors::{forked, raise};
+use pyo3::prelude::*;
+use std::{
+    mem::ManuallyDrop,
+    pin::pin,
+    sync::{Arc, OnceLock, mpsc},
+    task::{Context, Poll, Wake, Waker},
+    thread::{Thread, ThreadId},
+    time::{Duration, Instant},
+};
+
+/// How often a waiting thread looks for signals.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The thread that ends the interpreter, once it does.
+static ENDING: OnceLock<ThreadId> = OnceLock::new();
+
+/// Says that this thread is about to end the interpreter: no other may come back to it.
+///
+/// Before Python 3.14 a thread that takes the interpreter lock then is ended by unwinding, which Rust aborts.
+#[pyfunction]
+pub(crate) fn ending() {
+    let _ = ENDING.set(std::thread::current().id()); // it ends once
+}
+
+fn is_shut_out() -> bool {
+    ENDING.get().is_some_and(|ending| *ending != std::thread::current().id())
+}
+
+/// Runs what may wait without the interpreter lock; does not come back where the interpreter is ending.
+pub(crate) fn detached<T: Send>(py: Python<'_>, job: impl FnOnce() -> T + Send) -> T {
+    py.detach(|| {
+        let done = job();
+        while is_shut_out() {
+            std::thread::park();
+        }
+        done
+    })
+}
+
+/// Runs what needs the interpreter lock on a thread that does not have it; `None` where the interpreter is ending.
+pub(crate) fn attached<T>(job: impl FnOnce(Python<'_>) -> T) -> Option<T> {
+    if is_shut_out() { None } else { Python::try_attach(job) }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Runs a future to its end on this thread; a signal's exception drops it, which cancels it.
+pub(crate) fn block<T: Send>(
+    py: Python<'_>,
+    future: impl Future<Output = milepost::Result<T>> + Send,
+) -> PyResult<T> {
+    let mut future = pin!(future);
+    loop {
+        let polled = detached(py, || {
+            let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+            let deadline = Instant::now() + SIGNAL_INTERVAL;
+            loop {
+                if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                    return Some(done);
+                }
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return None;
+                }
+                std::thread::park_timeout(left);
+            }
+        });
+        if let Some(done) = polled {
+            return done.map_err(|e| raise(&e));
+        }
+        py.check_signals()?;
+    }
+}
+
+/// Runs a blocking call on a thread of its own; a signal's exception leaves it to end by itself.
+pub(crate) fn call<T: Send + 'static>(
+    py: Python<'_>,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> PyResult<T> {
+    let (answer, mut receive) = mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name("milepost-python".to_owned());
+    let run = move || {
+        // Nobody may be left to listen.
+        let _ = answer.send(job());
+    };
+    thread.spawn(run).map_err(|e| {
+        raise(&milepost::Error::new(
+            milepost::ErrorKind::Unavailable,
+            format!("cannot start a thread: {e}"),
+        ))
+    })?;
+    loop {
+        let next = &mut receive;
+        match detached(py, move || next.recv_timeout(SIGNAL_INTERVAL)) {
+            Ok(done) => return Ok(done),
+            Err(mpsc::RecvTimeoutError::Timeout) => py.check_signals()?,
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                let lost = milepost::Error::new(milepost::ErrorKind::Internal, "a call panicked");
+                return Err(raise(&lost));
+            }
+        }
+    }
+}
+
+/// A value with threads behind it: of no use in a child of the process that made it, and not dropped there.
+pub(crate) struct Owned<T: Send> {
+    pid: u32,
+    value: ManuallyDrop<T>,
+}
+
+impl<T: Send> Owned<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self { pid: std::process::id(), value: ManuallyDrop::new(value) }
+    }
+
+    /// Returns the value in the process that made it.
+    pub(crate) fn get(&self) -> PyResult<&T> {
+        if self.pid == std::process::id() { Ok(&self.value) } else { Err(forked()) }
+    }
+}
+
+impl<T: Send> Drop for Owned<T> {
+    fn drop(&mut self) {
+        if self.pid != std::process::id() {
+            return; // its threads are not here: their locks may never be released
+        }
+        #[expect(unsafe_code, reason = "a value is dropped early, without the interpreter lock")]
+        // SAFETY: `drop` runs once and nothing reads the value afterwards.
+        let value = unsafe { ManuallyDrop::take(&mut self.value) };
+        let mut value = Some(value);
+        // Dropping may wait for threads that want the interpreter lock.
+        attached(|py| detached(py, || drop(value.take())));
+        drop(value);
+    }
+}
