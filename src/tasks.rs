@@ -12,7 +12,7 @@ use std::{
     collections::BinaryHeap,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     task::{Context, Poll, Wake, Waker},
     thread::{JoinHandle, Thread},
     time::Instant,
@@ -32,6 +32,37 @@ pub enum Priority {
     Upload,
     /// Freeing what is dead.
     Sweep,
+}
+
+/// Forks of forks of forks: deeper ones share what the last of them has.
+const FORKS_MAX: usize = 32;
+
+/// A shared value of this process, behind a lock. A child of a fork starts with a fresh one: what a thread of the parent
+/// had locked at the fork is never unlocked there.
+pub(crate) struct PerProcess<T>([OnceLock<(u32, Mutex<T>)>; FORKS_MAX]);
+
+impl<T: Default> PerProcess<T> {
+    pub(crate) const fn new() -> Self {
+        Self([const { OnceLock::new() }; FORKS_MAX])
+    }
+
+    /// Locks the value of this process.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.of(std::process::id()).lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each process knows those of its parents, in order, and adds its own.
+    fn of(&self, process: u32) -> &Mutex<T> {
+        let known = self.0.iter().map(|slot| slot.get_or_init(|| (process, Mutex::default())));
+        let mut last = None;
+        for (owner, value) in known {
+            last = Some(value);
+            if *owner == process {
+                break;
+            }
+        }
+        last.expect("there is at least one slot")
+    }
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -290,6 +321,19 @@ mod tests {
     use crate::error::ErrorKind;
     use futures::executor::block_on;
     use std::sync::mpsc;
+
+    #[test]
+    fn what_a_parent_has_locked_is_free_in_its_child() {
+        let shared = PerProcess::<u32>::new();
+        let mut parents = shared.of(1).lock().unwrap();
+        *parents = 5;
+        assert_eq!(*shared.of(2).lock().unwrap(), 0);
+        *shared.of(2).lock().unwrap() = 7;
+        drop(parents);
+        let values = [1, 2, 3, 2].map(|process| *shared.of(process).lock().unwrap());
+        assert_eq!(values, [5, 7, 0, 7]);
+        assert_eq!(*shared.lock(), 0);
+    }
 
     #[test]
     fn the_higher_priority_runs_first_and_equals_keep_their_order() {

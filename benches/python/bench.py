@@ -30,7 +30,7 @@ PEERS = ("ceiling", "milepost", "orbax", "orbax-uncompressed")
 
 def work(peer: str, operation: str, kind: str, folder: Path, size: str) -> dict[str, float]:
     """One operation in a process of its own."""
-    command = [sys.executable, HERE / "worker.py", peer, operation, kind, folder, size]
+    command = [sys.executable, HERE / "operation.py", peer, operation, kind, folder, size]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"{peer} {operation} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")

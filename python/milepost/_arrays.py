@@ -103,7 +103,7 @@ def leaf(value: Any, path: str, capture: Capture, options: LeafOptions | None):
     """Makes the engine's leaf of a value; ``path`` is where it is, for errors."""
     try:
         made = _leaf(value, capture, options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, BufferError) as error:
         ours = isinstance(error, MilepostError)
         where = {"leaf": path or "(root)", "type": type(value).__name__}
         raise Invalid(
@@ -126,10 +126,10 @@ def _leaf(value: Any, capture: Capture, options: LeafOptions | None):
         return _numpy_leaf(np.asarray(value), True, dtype)
     if dtype is not None and isinstance(value, (bool, int, float, complex)):
         return _numpy_leaf(np.asarray(value, dtype), True, None)
-    return _scalar_leaf(value)
+    return _scalar_leaf(value, dtype)
 
 
-def _scalar_leaf(value: Any):
+def _scalar_leaf(value: Any, dtype: np.dtype | None):
     if isinstance(value, bool):
         return _milepost.Leaf.bool(value)
     if isinstance(value, int):
@@ -145,7 +145,7 @@ def _scalar_leaf(value: Any):
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _milepost.Leaf.bytes(value)
     if hasattr(value, "__array__") and not isinstance(value, type):
-        return _numpy_leaf(np.asarray(value), False, None)
+        return _numpy_leaf(np.asarray(value), False, dtype)
     raise TypeError(f"a {type(value).__module__}.{type(value).__qualname__} is no leaf")
 
 

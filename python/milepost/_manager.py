@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import datetime
+import math
 import os
 import signal
 import sys
@@ -333,12 +334,10 @@ class CheckpointManager:
 
     def wait(self, timeout: Seconds | None = None) -> None:
         """Waits until nothing is in flight and nothing is left to delete; raises a failure that nobody asked for."""
-        if timeout is None and self._waiting is None:
-            self._inner.wait()
-            return
-        # A wait that ran out of time goes on and is joined again: the failure that it is told is not lost.
+        # A wait that ran out of time, or was interrupted, goes on and is joined again: the failure that it is told is
+        # not lost.
         again = self._waiting is not None
-        self._waiting = waiting = self._waiting or _Waiting(self._inner)
+        self._waiting = waiting = self._waiting or _Waiting(self._inner.wait)
         begun = time.monotonic()
         if not waiting.ended(seconds(timeout)):
             raise SaveTimeout("the saves in flight have not ended yet", hint="wait again; they go on")
@@ -356,7 +355,11 @@ class CheckpointManager:
             if self._waiting is not None:
                 self.wait()
         finally:
-            self._inner.close()
+            self._waiting = waiting = _Waiting(self._inner.close)
+            waiting.ended(None)
+            self._waiting = None
+        if waiting.failure is not None:
+            raise waiting.failure
 
     def delete(self, step: int) -> None:
         """Deletes a step; its bytes are freed in the background. Raises `Conflict` where it is pinned or being read."""
@@ -431,10 +434,16 @@ class CheckpointManager:
         unless the manager is read-only.
         """
         lease = not self._read_only if lease is None else lease
+        deadline = None if timeout is None else time.monotonic() + seconds(timeout)
         while True:
-            found = self._inner.wait_for_step(above, seconds(timeout), seconds(interval))
+            # One look at a time: a wait in here would go on after Ctrl-C.
+            found = self._inner.wait_for_step(above, 0.0, seconds(interval))
             if found is None:
-                return None
+                left = math.inf if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                time.sleep(min(seconds(interval), left))
+                continue
             step, checkpoint = found
             try:
                 return Checkpoint(checkpoint, self._inner.lease(step) if lease else None)
@@ -465,8 +474,13 @@ class CheckpointManager:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_closed") and not self._closed:
-            _close_unasked(self)
+        if not hasattr(self, "_closed") or self._closed:
+            return
+        if isinstance(threading.current_thread(), threading._DummyThread):
+            # Collected in a callback on a thread of the engine, which must not wait for itself: the exit does.
+            _dropped.append(self._inner)
+        else:
+            _close_unasked(self._inner)
 
     def __repr__(self) -> str:
         steps = self._inner.steps()
@@ -483,19 +497,19 @@ def step_number(step: Any) -> int:
 
 
 class _Waiting:
-    """A wait on a thread of its own, which may take longer than who asked."""
+    """A call that waits, on a thread of its own: it may take longer than who asked."""
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.failure: MilepostError | None = None
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self.failure: BaseException | None = None
         # No daemon: at the end of the process these lose the interpreter inside a call.
         self._thread = threading.Thread(target=self._wait, name="milepost-wait")
         self._thread.start()
 
     def _wait(self) -> None:
         try:
-            self._inner.wait()
-        except MilepostError as error:
+            self._call()
+        except BaseException as error:  # who joins raises it
             self.failure = error
 
     def ended(self, timeout: float | None) -> bool:
@@ -506,19 +520,27 @@ class _Waiting:
 _managers: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()
 
 
-def _close_unasked(manager: CheckpointManager) -> None:
+def _close_unasked(inner: Any) -> None:
     """Waits for a manager that its owner dropped; what nobody asked for is said on stderr."""
     try:
-        manager.close()
+        inner.close()
     except Forked:
         pass
-    except MilepostError as error:
+    except Exception as error:
         print(f"milepost: a save failed and nobody asked: {error}", file=sys.stderr)
 
 
+# Managers that were collected where they could not be waited for.
+_dropped: list[Any] = []
+
+
 def _close_at_exit() -> None:
+    for inner in _dropped:
+        _close_unasked(inner)
     for manager in list(_managers):
-        _close_unasked(manager)
+        if not manager._closed:
+            manager._closed = True
+            _close_unasked(manager._inner)
 
 
 atexit.register(_close_at_exit)

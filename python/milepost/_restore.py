@@ -60,11 +60,27 @@ def read(
         info = index.leaves[want.position]
         boxes = _boxes(want, info)
         plans.append((want, info, len(boxes)))
-        name = None if want.dtype is None or is_key(want.dtype) else data_type_name(np.dtype(want.dtype))
+        name = _cast_name(want, info)
         requests.extend((want.position, name, box) for box in boxes)
     with shown("load", index._inner.progress, progress):
         arrays = iter(index._inner.read(requests, cast))
     return [_value(want, info, [next(arrays) for _ in range(n)]) for want, info, n in plans]
+
+
+def _cast_name(want: Want, info: LeafInfo) -> str | None:
+    """The data type that the engine is to give, None as stored.
+
+    JAX without 64 bits would cut them off in silence: the engine is asked for what JAX holds, and refuses what does
+    not fit.
+    """
+    dtype = want.dtype
+    if (dtype is not None and is_key(dtype)) or info.kind == "prng_key":
+        return None
+    if want.like == "jax":
+        import jax
+
+        dtype = jax.dtypes.canonicalize_dtype(info.dtype if dtype is None else dtype)
+    return None if dtype is None else data_type_name(np.dtype(dtype))
 
 
 def _boxes(want: Want, info: LeafInfo) -> list[tuple[list[int], list[int]] | None]:
@@ -270,7 +286,10 @@ def _targets(structure: Node, leaves: Sequence[Any]) -> list[tuple]:
 def _patterns(select: Any) -> list[str] | None:
     if select is None:
         return None
-    return [select] if isinstance(select, str) else list(select)
+    patterns = [select] if isinstance(select, str) else list(select)
+    if not patterns:
+        raise Invalid("a selection without patterns selects nothing", hint="leave select out for all")
+    return patterns
 
 
 def load_node(index: ItemIndex, structure: Node, exact: bool, progress: bool | None) -> Any:

@@ -65,6 +65,8 @@ def capture_of(capture: str, handover: bool) -> Capture:
     """How a save takes over what it is given, from its keywords."""
     if capture not in ("auto", "copy"):
         raise Invalid(f"capture={capture!r}", hint='give "auto" or "copy"')
+    if capture == "copy" and handover:
+        raise Invalid('capture="copy" and handover=True are given', hint="one copies what the other holds")
     return Capture(copy=capture == "copy", handover=handover)
 
 
@@ -282,6 +284,15 @@ def save_async(
     return keep_until_done(captured(SaveHandle(inner), capturing))
 
 
+def may_hold(compression: str | None) -> bool:
+    """Whether a call that returns when all is written may read writable arrays where they are.
+
+    Chunks are copied before they are summed, so a thread that writes to an array meanwhile gets a torn state, as it
+    would from any copy. A compressor reads its input more than once: for it, arrays are copied.
+    """
+    return compression in (None, "none")
+
+
 def save(
     url: Url,
     tree: Any = None,
@@ -299,7 +310,8 @@ def save(
       metadata, item_metadata, metrics: what is said of the checkpoint, JSON values.
       overwrite: replaces a checkpoint that is there; the old one stays until the new one is whole.
       capture: ``"auto"`` holds immutable arrays and copies others; ``"copy"`` copies all.
-      handover: nobody writes to the NumPy arrays until the save has ended, so they are not copied.
+      handover: nobody writes to the NumPy arrays until the save has ended, so they are not copied. Default: without
+        compression, because this call returns only then; `save_async` copies.
       progress: True shows a bar, False none, None one on a terminal or in a notebook.
       compression: ``"none"`` (default), ``"zstd"``, ``"zstd:LEVEL"``, ``"gzip:LEVEL"``, ``"blosc:lz4:5:shuffle"``.
       chunk_bytes, shard_bytes: decoded sizes; portable, consolidate, durability: see the format's documentation.
@@ -307,6 +319,8 @@ def save(
     Raises: `AlreadyExists`, `Conflict`, `Invalid` (naming the leaf), `Unavailable`, `ForeignFormat`.
     Ctrl-C cancels the save: nothing is visible then.
     """
+    if options.get("capture", "auto") == "auto":
+        options.setdefault("handover", may_hold(options.get("compression")))
     handle = save_async(url, tree, priority=priority, **options)
     try:
         with shown("save", handle.progress, progress):

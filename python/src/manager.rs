@@ -168,7 +168,7 @@ impl Manager {
         let priority = self::priority(priority)?;
         let queue = queue.map(self::queue).transpose()?;
         let options = options.map(SaveOptions::get);
-        let outcome = captured(py, move |given_up| -> milepost::Result<SaveOutcome> {
+        let outcome = captured(py, move |begun| -> milepost::Result<SaveOutcome> {
             let mut borrowed = milepost::Borrowed::new();
             let mut request = SaveRequest::new(step).priority(priority).metadata(payload.metadata);
             for (name, item) in &payload.items {
@@ -188,11 +188,9 @@ impl Manager {
             request = if overwrite { request.overwrite() } else { request };
             request = queue.into_iter().fold(request, SaveRequest::queue);
             request = options.into_iter().fold(request, SaveRequest::options);
-            let outcome = manager.save(request.borrowing(borrowed))?;
-            if let Some(handle) = outcome.handle().filter(|_| given_up.load(Ordering::SeqCst)) {
-                handle.cancel();
-            }
-            Ok(outcome)
+            let begun = begun.clone();
+            request = request.on_start(move |handle| begun.is(handle));
+            manager.save(request.borrowing(borrowed))
         })?;
         self.raised.check()?;
         Ok(match outcome.map_err(|e| raise(&e))? {
@@ -283,12 +281,14 @@ impl Manager {
 
     /// Waits until nothing is in flight and nothing is left to delete.
     fn wait(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, milepost::Manager::wait)
+        self.call(py, milepost::Manager::wait)?;
+        self.kept.check()
     }
 
     /// Waits, and refuses every later save.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, milepost::Manager::close)
+        self.call(py, milepost::Manager::close)?;
+        self.kept.check()
     }
 
     /// Whether a save is in flight or pending.

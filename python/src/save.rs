@@ -16,10 +16,7 @@ use pyo3::{
 use serde_json::{Map, Value};
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -83,7 +80,7 @@ pub(crate) fn start(
     let payload = Payload::new(payload)?;
     let priority = self::priority(priority)?;
     let options = options.get();
-    let writer = move |given_up: &AtomicBool| {
+    let start = move |begun: &Begun| {
         let mut borrowed = Borrowed::new();
         let writer = CheckpointWriter::standalone(&engine, &place);
         let mut writer = writer.options(options).priority(priority).metadata(payload.metadata);
@@ -99,24 +96,48 @@ pub(crate) fn start(
         for (name, value) in payload.metrics {
             writer = writer.metric(name, value);
         }
-        let handle = writer.start(&borrowed)?;
-        if given_up.load(SeqCst) {
-            handle.cancel();
-        }
-        Ok(handle)
+        writer.start_telling(&borrowed, |handle| begun.is(handle))
     };
-    let handle = captured(py, writer)?.map_err(|e: milepost::Error| raise(&e))?;
+    let handle = captured(py, start)?.map_err(|e: milepost::Error| raise(&e))?;
     Ok(SaveHandle::new(handle))
 }
 
-/// Runs what starts a save; where a signal's exception comes meanwhile, it is told to cancel what it starts.
+/// A save that may have begun, and whether its caller has gone.
+#[derive(Clone, Default)]
+pub(crate) struct Begun(Arc<Mutex<(Option<milepost::SaveHandle>, bool)>>);
+
+impl Begun {
+    fn lock(&self) -> MutexGuard<'_, (Option<milepost::SaveHandle>, bool)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the handle of a save that has begun; nobody waits for it where the caller has gone.
+    pub(crate) fn is(&self, handle: &milepost::SaveHandle) {
+        let mut state = self.lock();
+        state.0 = Some(handle.clone());
+        if state.1 {
+            handle.cancel();
+        }
+    }
+
+    fn give_up(&self) {
+        let mut state = self.lock();
+        state.1 = true;
+        if let Some(handle) = &state.0 {
+            handle.cancel();
+        }
+    }
+}
+
+/// Runs what starts a save; where a signal's exception comes meanwhile, what it starts is cancelled: nobody has its handle,
+/// and the memory that it still reads may change.
 pub(crate) fn captured<T: Send + 'static>(
     py: Python<'_>,
-    start: impl FnOnce(&AtomicBool) -> T + Send + 'static,
+    start: impl FnOnce(&Begun) -> T + Send + 'static,
 ) -> PyResult<T> {
-    let given_up = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&given_up);
-    call(py, move || start(&told)).inspect_err(|_| given_up.store(true, SeqCst))
+    let begun = Begun::default();
+    let noted = begun.clone();
+    call(py, move || start(&noted)).inspect_err(|_| begun.give_up())
 }
 
 /// A save on its way.

@@ -5,7 +5,11 @@ use pyo3::prelude::*;
 use std::{
     mem::ManuallyDrop,
     pin::pin,
-    sync::{Arc, OnceLock, mpsc},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     task::{Context, Poll, Wake, Waker},
     thread::{Thread, ThreadId},
     time::{Duration, Instant},
@@ -20,9 +24,36 @@ static ENDING: OnceLock<ThreadId> = OnceLock::new();
 /// Says that this thread is about to end the interpreter: no other may come back to it.
 ///
 /// Before Python 3.14 a thread that takes the interpreter lock then is ended by unwinding, which Rust aborts.
+///
+/// Threads that wait for the interpreter lock inside of ours get it once more, and stay out when they let go of it.
 #[pyfunction]
-pub(crate) fn ending() {
+pub(crate) fn ending(py: Python<'_>) {
     let _ = ENDING.set(std::thread::current().id()); // it ends once
+    let _ = GUEST.try_with(|_| ());
+    if GUESTS.load(Ordering::Relaxed) > 1 {
+        py.detach(|| std::thread::sleep(FAREWELL));
+    }
+}
+
+/// How long other threads have to get out of the interpreter.
+const FAREWELL: Duration = Duration::from_millis(100);
+
+/// How many living threads have been in and out of the interpreter here.
+static GUESTS: AtomicUsize = AtomicUsize::new(0);
+
+struct Guest;
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        GUESTS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+thread_local! {
+    static GUEST: Guest = {
+        GUESTS.fetch_add(1, Ordering::Relaxed);
+        Guest
+    };
 }
 
 fn is_shut_out() -> bool {
@@ -31,6 +62,8 @@ fn is_shut_out() -> bool {
 
 /// Runs what may wait without the interpreter lock; does not come back where the interpreter is ending.
 pub(crate) fn detached<T: Send>(py: Python<'_>, job: impl FnOnce() -> T + Send) -> T {
+    // It fails on a thread that is ending, which need not be counted.
+    let _ = GUEST.try_with(|_| ());
     py.detach(|| {
         let done = job();
         while is_shut_out() {

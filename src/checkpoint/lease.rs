@@ -14,7 +14,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     io::Engine,
     store::{Place, Store},
-    tasks::{Pool, Priority, wait},
+    tasks::{PerProcess, Pool, Priority, wait},
 };
 use bytes::Bytes;
 use futures::channel::oneshot;
@@ -34,10 +34,10 @@ const RENEWAL: Duration = Duration::from_secs(10);
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// The leases that this process holds, by id; ids of a test's clock may repeat, so they are counted.
-static LIVE: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
+static LIVE: PerProcess<BTreeMap<String, usize>> = PerProcess::new();
 
 fn live() -> MutexGuard<'static, BTreeMap<String, usize>> {
-    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+    LIVE.lock()
 }
 
 /// Tells whether this process holds a lease of that id.

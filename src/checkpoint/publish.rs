@@ -22,7 +22,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     io::Engine,
     store::{Listing, Place, RenameMode, Span},
-    tasks::{Pool, Priority},
+    tasks::{PerProcess, Pool, Priority},
 };
 use bytes::Bytes;
 use milepost_formats::{
@@ -514,8 +514,8 @@ async fn is_committed(place: &Place, writer: &str) -> bool {
 
 /// Refuses shared writing on a store that ignores the condition of a create; found out by trying, once a store.
 async fn try_conditional_create(wish: &Wish) -> Result<()> {
-    static TRIED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    let tried = || TRIED.lock().unwrap_or_else(PoisonError::into_inner);
+    static TRIED: PerProcess<BTreeSet<String>> = PerProcess::new();
+    let tried = || TRIED.lock();
     let store = wish.target.store();
     if tried().contains(store.url()) {
         return Ok(());

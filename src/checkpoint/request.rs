@@ -1,6 +1,6 @@
 //! What a managed save is asked to do: a builder, and nothing else.
 
-use super::{items::Item, options::SaveOptions, saver::Queue};
+use super::{handle::SaveHandle, items::Item, options::SaveOptions, saver::Queue};
 use crate::{array::Borrowed, tasks::Priority};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -22,6 +22,18 @@ pub struct SaveRequest<'a> {
     pub(crate) overwrite: bool,
     pub(crate) options: Option<SaveOptions>,
     pub(crate) borrowed: Borrowed<'a>,
+    started: Started<'a>,
+}
+
+/// Whom to tell of the handle before the call that made it returns.
+struct Started<'a>(Option<Told<'a>>);
+
+type Told<'a> = Box<dyn FnOnce(&SaveHandle) + Send + 'a>;
+
+impl std::fmt::Debug for Started<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "told" } else { "not told" })
+    }
 }
 
 impl<'a> SaveRequest<'a> {
@@ -41,6 +53,19 @@ impl<'a> SaveRequest<'a> {
             overwrite: false,
             options: None,
             borrowed: Borrowed::new(),
+            started: Started(None),
+        }
+    }
+
+    /// Gives the handle away as soon as the save has begun: `save` itself may still serve what exceeds the budget.
+    pub fn on_start(mut self, told: impl FnOnce(&SaveHandle) + Send + 'a) -> Self {
+        self.started = Started(Some(Box::new(told)));
+        self
+    }
+
+    pub(crate) fn tell_started(&mut self, handle: &SaveHandle) {
+        if let Some(told) = self.started.0.take() {
+            told(handle);
         }
     }
 

@@ -246,7 +246,20 @@ impl CheckpointWriter {
     /// # Errors
     /// `Invalid` where a leaf borrows memory that `borrowed` does not lend; `Unavailable` where the system refuses a
     /// thread. What goes wrong later is the handle's.
-    pub fn start(mut self, borrowed: &Borrowed<'_>) -> Result<SaveHandle> {
+    pub fn start(self, borrowed: &Borrowed<'_>) -> Result<SaveHandle> {
+        self.start_telling(borrowed, |_| ())
+    }
+
+    /// Saves as [`CheckpointWriter::start`] does, and gives the handle away as soon as the save has begun: the call itself
+    /// may still serve what exceeds the budget.
+    ///
+    /// # Errors
+    /// As [`CheckpointWriter::start`].
+    pub fn start_telling(
+        mut self,
+        borrowed: &Borrowed<'_>,
+        told: impl FnOnce(&SaveHandle),
+    ) -> Result<SaveHandle> {
         let service = self.capture(borrowed, &Arc::default(), false)?;
         let (handle, completion) = SaveHandle::new(self.step);
         let writer = self.progress(handle.progress_handle()).cancel(handle.canceller());
@@ -257,6 +270,7 @@ impl CheckpointWriter {
             completion.complete(writer.save_blocking());
         });
         drop(thread);
+        told(&handle);
         service.serve(false);
         Ok(handle)
     }

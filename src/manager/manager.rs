@@ -293,6 +293,7 @@ impl Manager {
         let ended = Box::new(move |end: Ended<'_>| told.ended(&of, began, end));
         let job = Job { writer, handle: handle.clone(), completion, persistence, ended };
         shared.saver.dispatch(job);
+        request.tell_started(&handle);
         service.serve(again);
         Ok(SaveOutcome::Started(handle))
     }

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     buffer::{Buffer, Region},
     error::{Error, Result},
+    tasks::PerProcess,
 };
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
@@ -22,7 +23,7 @@ use std::{
 
 type Objects = BTreeMap<String, (Bytes, SystemTime)>;
 
-static NAMED: Mutex<BTreeMap<String, Arc<MemoryStore>>> = Mutex::new(BTreeMap::new());
+static NAMED: PerProcess<BTreeMap<String, Arc<MemoryStore>>> = PerProcess::new();
 
 /// A store whose objects are gone with it.
 pub struct MemoryStore {
@@ -51,7 +52,7 @@ impl MemoryStore {
     /// Returns the store of that name, the same one in the whole process.
     #[must_use]
     pub fn named(name: &str) -> Arc<Self> {
-        let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut named = NAMED.lock();
         let store = named
             .entry(name.to_owned())
             .or_insert_with(|| Arc::new(Self::with_url(format!("memory://{name}"))));

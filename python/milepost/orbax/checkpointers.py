@@ -14,7 +14,7 @@ from typing import Any
 
 import milepost as mp
 from milepost._errors import AlreadyExists, MilepostError
-from milepost._save import cancel_and_wait
+from milepost._save import cancel_and_wait, may_hold
 
 from . import _bridge, _manager_foreign, _place_of_checkpoint, checkpoint_args, metadata, multihost
 from ._background import InFlight
@@ -198,6 +198,8 @@ class Checkpointer(AbstractCheckpointer):
                 overwrite=force,
                 priority="foreground" if force else priority,
                 compression=self._compression,
+                # The synchronous one returns when all is written.
+                handover=priority == "foreground" and may_hold(self._compression),
             )
         except AlreadyExists:
             raise _place_of_checkpoint.exists(url) from None

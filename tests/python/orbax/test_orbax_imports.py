@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import milepost as mp
 import pytest
 
-PYTHON = Path(__file__).parents[3] / "python"
+PYTHON = Path(mp.__file__).parents[1]
 
 
 def run(code: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:

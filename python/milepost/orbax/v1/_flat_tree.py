@@ -31,7 +31,7 @@ class FlatTree(mp.Tree):
                 made.append(leaf(value, "", capture, options[number]))
             except mp.MilepostError as error:
                 path = _structure.text(_structure.key_paths(self.structure)[number])
-                raise _placed(error, path) from error.__cause__
+                raise _placed(error, leaf=path or "(root)") from error.__cause__
         return _milepost.Item.tree(self.structure, made)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import milepost as mp
+from milepost._save import may_hold
 from milepost.orbax.multihost import refuse_several_processes
 from milepost.orbax.v1 import _budget, _items
 from milepost.orbax.v1._context import Context, get_context
@@ -130,6 +131,9 @@ def _start(
     priority = "background" if stop is None else "foreground"
 
     def submit(**keywords: Any) -> Any:
+        if stop is not None:  # the caller waits until all is written
+            held = may_hold(keywords.get("compression"))
+            keywords["handover"] = keywords.get("handover", False) or held
         return mp.save_async(location, overwrite=overwrite, priority=priority, **keywords)
 
     return start(

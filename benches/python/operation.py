@@ -1,4 +1,4 @@
-"""One operation of one Python library, in a process of its own: `worker.py PEER OPERATION KIND DIR SIZE`.
+"""One operation of one Python library, in a process of its own: `operation.py PEER OPERATION KIND DIR SIZE`.
 
 Operations: save (to the end of syncfs), restore (the whole state), blocked (how long an asynchronous save keeps its
 caller). KIND is what the state is made of: numpy, or jax (arrays on the CPU); a restore gives the same. Making the
