@@ -1,6 +1,6 @@
 //! What is at a place: a checkpoint, a run, or Zarr of others; told by its root document, never by its name.
 
-use super::steps::{Run, StepState};
+use super::steps::Run;
 use crate::{
     checkpoint::{Checkpoint, Engine, Peek, Place, peek},
     error::{Error, ErrorKind, Result},
@@ -38,20 +38,16 @@ pub async fn find(engine: &Arc<Engine>, place: &Place) -> Result<Found> {
         }
         Peek::Nothing => {
             let run = Run::new(engine, place);
-            let steps = match run.steps().await {
-                Ok(steps) => steps,
+            match run.newest().await {
+                Ok(_) => Ok(Found::Run(run)),
                 // Nothing, or a store that cannot list.
                 Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => {
-                    Vec::new()
+                    Err(Error::not_found("no checkpoint and no run here")
+                        .with("place", place)
+                        .hint("check the path; a save in the making is not visible"))
                 }
-                Err(e) => return Err(e),
-            };
-            if steps.iter().any(|s| matches!(s.state, StepState::Committed(_))) {
-                return Ok(Found::Run(run));
+                Err(e) => Err(e),
             }
-            Err(Error::not_found("no checkpoint and no run here")
-                .with("place", place)
-                .hint("check the path; a save in the making is not visible"))
         }
     }
 }

@@ -212,14 +212,12 @@ impl Run {
     pub async fn newest(&self) -> Result<Checkpoint> {
         let names = self.names().await?;
         for (step, names) in names.into_iter().rev() {
-            match self.entry(step, names).await? {
-                Some(StepEntry { state: StepState::Committed(checkpoint), .. }) => {
-                    return Ok(*checkpoint);
-                }
-                Some(StepEntry { state: StepState::Damaged(why), place, .. }) => {
+            let Some(entry) = self.entry(step, names).await? else { continue };
+            match (entry.state, entry.place) {
+                (StepState::Committed(checkpoint), _) => return Ok(*checkpoint),
+                (StepState::Damaged(why), place) => {
                     tracing::warn!(step, %place, why, "a damaged step was passed over");
                 }
-                None => {}
             }
         }
         Err(Error::not_found("the run has no committed step").with("run", &self.place))
@@ -282,6 +280,7 @@ impl Run {
         let has_directories = self.place.store().capabilities().rename;
         // The format that is looked at, and where its revisions end.
         let mut last = None;
+        let mut looked_again = false;
         while let Some((rank, plain, revision)) = names.pop_front() {
             if last.is_none_or(|(of, _)| of != rank) {
                 last = Some((rank, revision));
@@ -290,6 +289,12 @@ impl Run {
             let state = match peek(&self.engine, &place).await? {
                 Peek::Checkpoint(checkpoint) => StepState::Committed(checkpoint),
                 Peek::Bad(error) => StepState::Damaged(error.to_string()),
+                // Deleted since it was listed, perhaps saved again: what is listed now decides.
+                Peek::Nothing if has_directories && !looked_again => {
+                    looked_again = true;
+                    names = self.names().await?.remove(&step).unwrap_or_default();
+                    continue;
+                }
                 Peek::Nothing if has_directories => {
                     StepState::Damaged("the commit record is missing".to_owned())
                 }
