@@ -54,22 +54,20 @@ fn a_reload_forgets_nothing_that_is_saved_or_deleted_meanwhile() {
         let options =
             ManagerOptions { preservation: Preservation::Latest(2), ..Default::default() };
         let manager = open(&engine, &run_in(&store), options);
-        let over = AtomicBool::new(false);
+        let newest = |step| {
+            save(&manager, step);
+            manager.wait().unwrap();
+            steps(&manager) == [step - 1, step]
+        };
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !over.load(SeqCst) {
-                    manager.reload().unwrap();
-                }
+            let saves = scope.spawn(|| {
+                save(&manager, 1);
+                let lost = (2..=60).find(|step| !newest(*step));
+                assert_eq!(lost, None, "{kind}: listed {:?}", steps(&manager));
             });
-            let newest = |step| {
-                save(&manager, step);
-                manager.wait().unwrap();
-                steps(&manager) == [step - 1, step]
-            };
-            save(&manager, 1);
-            let lost = (2..=60).find(|step| !newest(*step));
-            over.store(true, SeqCst);
-            assert_eq!(lost, None, "{kind}: listed {:?}", steps(&manager));
+            while !saves.is_finished() {
+                manager.reload().unwrap();
+            }
         });
     }
 }
