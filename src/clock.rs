@@ -1,5 +1,7 @@
 //! Time and randomness, passed in so that tests and simulations own them.
 
+use crate::tasks;
+use futures::future::BoxFuture;
 use std::{
     fmt,
     sync::atomic::{AtomicU64, Ordering},
@@ -16,6 +18,11 @@ pub trait Clock: fmt::Debug + Send + Sync {
 
     /// Returns 128 bits that no other writer has: the id of an attempt.
     fn unique_id(&self) -> u128;
+
+    /// Resolves after `time` of [`Clock::elapsed`]; a simulation lets its own time pass.
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tasks::sleep(time))
+    }
 }
 
 /// The clock and randomness of the operating system.

@@ -20,11 +20,13 @@ mod tree;
 pub use array::{Borrowed, Element, Leaf, Provider};
 pub use buffer::{Buffer, Region};
 pub use checkpoint::{
-    ArrayData, Burial, Checkpoint, CheckpointWriter, Consolidate, Durability, Finding, Handlers,
-    Item, ItemHandler, ItemIndex, LeafHandle, LeaseInfo, LeaseKind, Leftover, LeftoverKind, Opaque,
-    Outcome, Pin, Queue, RunOptions, SaveHandle, SaveOptions, SaveRequest, Saved, StepLease,
-    SweepReport, VerifyReport, WantedBox, WriterInfo, ZarrNode, leftovers_beside, open_zarr_array,
-    open_zarr_array_blocking, sweep_beside, walk_zarr, walk_zarr_blocking,
+    ArrayData, Burial, Callbacks, Checkpoint, CheckpointWriter, Consolidate, Declaration,
+    Durability, Finding, Handlers, InProcess, Item, ItemHandler, ItemIndex, LeafHandle, LeaseInfo,
+    LeaseKind, Leftover, LeftoverKind, Opaque, Outcome, ParticipantWriter, Pin, Queue, Rendezvous,
+    RunOptions, SaveHandle, SaveOptions, SaveOutcome, SaveRequest, Saved, SharePlan, StepLease,
+    StoreRendezvous, SweepReport, Together, VerifyReport, WantedBox, WriterInfo, ZarrNode,
+    leftovers_beside, open_zarr_array, open_zarr_array_blocking, sweep_beside, walk_zarr,
+    walk_zarr_blocking,
 };
 pub use chunk::{Selection, Subset};
 pub use clock::{Clock, SystemClock};
@@ -36,8 +38,8 @@ pub use io::{
     Budget, Engine, EngineBuilder, EngineOptions, Progress, ProgressSnapshot, Reservation, Stage,
 };
 pub use manager::{
-    Found, Manager, ManagerOptions, NewStep, NewSteps, Opened, Run, SaveOutcome, StepEntry,
-    StepFormat, StepFormats, StepState, WatchOptions, Which, find, open,
+    Found, Manager, ManagerOptions, NewStep, NewSteps, Opened, Run, StepEntry, StepFormat,
+    StepFormats, StepState, WatchOptions, Which, find, open,
 };
 pub use metrics::{Event, Stats};
 pub use milepost_formats as formats;

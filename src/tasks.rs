@@ -9,13 +9,16 @@
 use crate::error::{Error, Result};
 use futures::channel::oneshot;
 use std::{
-    collections::BinaryHeap,
+    collections::{BTreeMap, BinaryHeap},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Wake, Waker},
     thread::{JoinHandle, Thread},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Who goes first where work waits for threads, slots or memory; lower is sooner.
@@ -128,6 +131,10 @@ impl Pool {
     pub(crate) fn new(name: &'static str, threads: usize) -> Result<Self> {
         let shared = Arc::new(Shared { queue: Mutex::new(Queue::default()), wake: Condvar::new() });
         let mut pool = Self { name, shared, threads: Vec::with_capacity(threads) };
+        #[cfg(test)]
+        if simulated::machine().is_some() {
+            return Ok(pool); // its jobs are tasks of the simulation
+        }
         for _ in 0..threads.max(1) {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new()
@@ -186,6 +193,10 @@ impl Pool {
     }
 
     fn queue(&self, priority: Priority, job: Job) {
+        #[cfg(test)]
+        if let Some(machine) = simulated::machine() {
+            return machine.spawn(Box::pin(async move { job() }));
+        }
         {
             let mut queue = self.shared.lock();
             let order = (priority, queue.sequence);
@@ -233,6 +244,37 @@ fn work(shared: &Shared) {
     }
 }
 
+/// What stands in for threads, the kernel and the time of stores on a thread that simulates them.
+#[cfg(test)]
+pub(crate) mod simulated {
+    use futures::future::BoxFuture;
+    use std::{cell::RefCell, sync::Arc, time::Duration, time::SystemTime};
+
+    pub(crate) trait Machine: Send + Sync {
+        /// Runs a task of the process that is at work now; it ends with it.
+        fn spawn(&self, task: BoxFuture<'static, ()>);
+        fn sleep(&self, time: Duration) -> BoxFuture<'static, ()>;
+        fn time(&self) -> SystemTime;
+        /// Host and number of the process that is at work now.
+        fn process(&self) -> (String, u32);
+        fn is_alive(&self, process: u32) -> bool;
+    }
+
+    thread_local! {
+        static MACHINE: RefCell<Option<Arc<dyn Machine>>> = const { RefCell::new(None) };
+    }
+
+    /// Returns the machine of this thread, where it simulates one.
+    pub(crate) fn machine() -> Option<Arc<dyn Machine>> {
+        MACHINE.with_borrow(Option::clone)
+    }
+
+    /// Replaces the machine of this thread.
+    pub(crate) fn install(machine: Option<Arc<dyn Machine>>) {
+        MACHINE.set(machine);
+    }
+}
+
 /// Waits for a future on this thread, which sleeps in between; no runtime is needed or disturbed.
 ///
 /// Never called from a job of a pool: the job might wait for its own thread.
@@ -266,6 +308,74 @@ pub(crate) fn wait_until<F: Future>(future: F, deadline: Option<Instant>) -> Opt
             },
         }
     }
+}
+
+/// Those who sleep, by when they wake; one thread tells them.
+struct Sleepers {
+    queue: Mutex<BTreeMap<(Instant, u64), oneshot::Sender<()>>>,
+    wake: Condvar,
+    sequence: AtomicU64,
+}
+
+impl Sleepers {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Instant, u64), oneshot::Sender<()>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes whoever's time has come, for ever.
+    fn keep(&self) {
+        let mut queue = self.lock();
+        loop {
+            let now = Instant::now();
+            let later = queue.split_off(&(now, u64::MAX));
+            for (_, sleeper) in std::mem::replace(&mut *queue, later) {
+                // Who does not wait any more is not told.
+                let _gone = sleeper.send(());
+            }
+            // Who gave up waiting is forgotten at the latest when its time comes.
+            queue = match queue.keys().next().map(|(time, _)| time.duration_since(now)) {
+                Some(rest) => {
+                    self.wake.wait_timeout(queue, rest).unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+}
+
+/// Resolves after `time`, without a runtime and without holding up a thread of anybody's.
+///
+/// # Cancel safety
+/// Dropping it forgets it.
+pub(crate) async fn sleep(time: Duration) {
+    static SLEEPERS: PerProcess<Option<Arc<Sleepers>>> = PerProcess::new();
+    let start = || {
+        let sleepers = Arc::new(Sleepers {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            sequence: AtomicU64::new(0),
+        });
+        let own = Arc::clone(&sleepers);
+        let keep = move || own.keep();
+        let thread = std::thread::Builder::new().name("milepost-sleep".to_owned()).spawn(keep);
+        thread.ok().map(|_| sleepers)
+    };
+    let sleepers = {
+        // A child of a fork has none of its parent's threads.
+        let mut sleepers = SLEEPERS.lock();
+        if sleepers.is_none() {
+            *sleepers = start();
+        }
+        sleepers.clone()
+    };
+    let Some(sleepers) = sleepers else {
+        return std::thread::sleep(time); // no thread is left: late is better than never
+    };
+    let (tell, told) = oneshot::channel();
+    let number = sleepers.sequence.fetch_add(1, Ordering::Relaxed);
+    sleepers.lock().insert((Instant::now() + time, number), tell);
+    sleepers.wake.notify_all();
+    let _forgotten = told.await;
 }
 
 /// Ends what listens to it, once and for all; clones are the same.
@@ -378,6 +488,20 @@ mod tests {
         assert_eq!(wait_until(never, Some(Instant::now())), None);
         assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Disconnected));
         assert_eq!(wait_until(async { 7 }, Some(Instant::now())), Some(7));
+    }
+
+    #[test]
+    fn who_sleeps_is_woken_in_the_order_of_the_times() {
+        let order = Mutex::new(Vec::new());
+        let nap = |millis: u64| {
+            let order = &order;
+            async move {
+                sleep(Duration::from_millis(millis)).await;
+                order.lock().unwrap().push(millis);
+            }
+        };
+        block_on(async { futures::join!(nap(120), nap(0), nap(40)) });
+        assert_eq!(*order.lock().unwrap(), [0, 40, 120]);
     }
 
     #[test]

@@ -54,6 +54,7 @@ from ._place import Engine, Place
 from ._policy import Decision, Plan, Preservation, SaveContext, SaveDecision, StepInfo
 from ._save import Saved, SaveHandle, Skipped, save, save_async
 from ._structure import Attr, Branch, Index, register_type
+from ._together import Together
 
 __version__ = _milepost.__version__
 
@@ -134,6 +135,7 @@ __all__ = [
     "StepAlreadyExists",
     "StepEntry",
     "StepInfo",
+    "Together",
     "Tree",
     "TreeMismatch",
     "TreeView",

@@ -54,11 +54,13 @@ class Capture:
     """How one save takes over what it is given.
 
     ``copy``: immutable arrays are copied too, so that none is held beyond the call. ``handover``: writable arrays are
-    held, not copied; the caller does not write to them until the save has ended. Arrays on accelerators are ``arrivals``.
+    held, not copied; the caller does not write to them until the save has ended. ``together``: other processes save the
+    shards that are not here. Arrays on accelerators are ``arrivals``.
     """
 
     copy: bool = False
     handover: bool = False
+    together: bool = False
     arrivals: Arrivals | None = None
 
     def device_leaf(self, array: Any):
@@ -173,10 +175,12 @@ def _jax_leaf(jax: Any, array: Any, capture: Capture, dtype: np.dtype | None):
         return data.with_layout(implementation=implementation)
     where = _where(array.sharding)
     if where == "elsewhere":
-        raise Unsupported(
-            "an array has shards in other processes",
-            hint="gather it first; saving from several processes together comes with the many-writers API",
-        )
+        if not capture.together:
+            raise Unsupported(
+                "an array has shards in other processes",
+                hint="save it in all of them, and together: see milepost.Together",
+            )
+        return _held_leaf(array, capture, dtype)
     if dtype is not None and dtype != array.dtype:
         return _numpy_leaf(np.asarray(array).astype(dtype), True, None)
     if where == "host":
@@ -196,12 +200,16 @@ def is_key(dtype: Any) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _where(sharding: Any) -> str:
     """Where the memory of an array lies: one block of this host, several, a device, or also elsewhere."""
-    devices = sharding.device_set
     if not sharding.is_fully_addressable:
         return "elsewhere"
-    if next(iter(devices)).platform != "cpu":
+    if not is_on_host(sharding):
         return "device"
-    return "host" if len(devices) == 1 else "hosts"
+    return "host" if len(sharding.device_set) == 1 else "hosts"
+
+
+def is_on_host(sharding: Any) -> bool:
+    """Whether the memory of an array is a host's."""
+    return next(iter(sharding.device_set)).platform == "cpu"
 
 
 def _sharded_leaf(array: Any, capture: Capture):
@@ -217,6 +225,28 @@ def _sharded_leaf(array: Any, capture: Capture):
         data = data.copy() if capture.copy else data
         boxes.append((start, shape, _bytes_view(data)))
     return _milepost.Leaf.boxes(data_type_name(array.dtype), list(array.shape), boxes)
+
+
+def _held_leaf(array: Any, capture: Capture, dtype: np.dtype | None):
+    """What this process has of an array that several save together: every box once."""
+    if dtype is None and not is_on_host(array.sharding):
+        return capture.device_leaf(array)
+    boxes = []
+    for (start, shape), shard in distinct_shards(array):
+        data = np.ascontiguousarray(np.asarray(shard.data))
+        data = data.copy() if capture.copy and dtype is None else data
+        boxes.append((start, shape, _bytes_view(data if dtype is None else data.astype(dtype))))
+    dtype = np.dtype(array.dtype if dtype is None else dtype)
+    return _milepost.Leaf.held_boxes(data_type_name(dtype), list(array.shape), boxes)
+
+
+def distinct_shards(array: Any) -> list[tuple[tuple[list[int], list[int]], Any]]:
+    """The shards of this process, each box once, with first index and shape."""
+    found: dict[tuple, Any] = {}
+    for shard in array.addressable_shards:
+        start, shape = box_of(shard.index, array.shape)
+        found.setdefault((tuple(start), tuple(shape)), shard)
+    return [((list(start), list(shape)), shard) for (start, shape), shard in found.items()]
 
 
 def box_of(index: tuple, shape: Sequence[int]) -> tuple[list[int], list[int]]:

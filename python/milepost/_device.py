@@ -30,15 +30,23 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._shards: list[_Shard] = []
+        self._leaves = 0
         self._held_bytes = 0
         self._changed = threading.Condition()
 
     def leaf(self, array: Any):
-        """A leaf over a device array."""
-        shards = [_Shard(array, number, self._count) for number in _distinct(array)]
+        """A leaf over a device array; of one that has shards elsewhere, the boxes that this process is to write."""
+        self._leaves += 1
+        is_whole = array.sharding.is_fully_addressable
+        numbers = _distinct(array) if is_whole else _own(array, self._leaves)
+        shards = [_Shard(array, number, self._count) for number in numbers]
         self._shards.extend(shards)
         held = _OnDevice(np.dtype(array.dtype), shards)
-        return _milepost.Leaf.provider(data_type_name(held.dtype), list(array.shape), held.part)
+        name, shape = data_type_name(held.dtype), list(array.shape)
+        if is_whole:
+            return _milepost.Leaf.provider(name, shape, held.part)
+        boxes = [(shard.start_index, shard.shape) for shard in shards]
+        return _milepost.Leaf.held_provider(name, shape, boxes, held.part)
 
     def wait(self, has_ended: Callable[[], bool]) -> None:
         """Returns when every shard was on the host once: from then on the arrays may be donated."""
@@ -79,6 +87,24 @@ def _distinct(array: Any) -> list[int]:
     """The numbers of the shards that are no replicas of others."""
     shards = array.addressable_shards
     return [number for number, shard in enumerate(shards) if shard.replica_id == 0]
+
+
+def _own(array: Any, turn: int) -> list[int]:
+    """The numbers of the shards that this process writes: every box has one writer, by turns among those who have it.
+
+    Each process finds the same writers, so that no shard comes to a host which does not write it.
+    """
+    holders: dict[tuple, list] = {}
+    for device, index in array.sharding.devices_indices_map(array.shape).items():
+        start, shape = box_of(index, array.shape)
+        holders.setdefault((tuple(start), tuple(shape)), []).append(device)
+    writers = set()
+    for number, box in enumerate(sorted(holders)):
+        # The lowest device of each process that has the box.
+        by_process = {d.process_index: d for d in sorted(holders[box], key=lambda d: -d.id)}
+        processes = sorted(by_process)
+        writers.add(by_process[processes[(turn + number) % len(processes)]])
+    return [n for n, shard in enumerate(array.addressable_shards) if shard.device in writers]
 
 
 class _Shard:

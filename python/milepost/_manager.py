@@ -23,6 +23,7 @@ from ._place import Engine, Url, local_path, place
 from ._policy import Decision, Metric, Plan, Preservation, SaveDecision
 from ._restore import LoadOptions
 from ._save import SaveHandle, Skipped, StorageOptions, capture_of, captured, save_options
+from ._together import Together, declining, resolve
 
 Seconds = Union[float, int, datetime.timedelta]
 
@@ -55,10 +56,16 @@ def seconds(value: Seconds | None) -> float | None:
 
 
 def _decision(
-    decision: SaveDecision | Callable | None, interval: int, steps: Iterable[int] | None
+    decision: SaveDecision | Callable | None,
+    interval: int,
+    steps: Iterable[int] | None,
+    together: Together | None,
 ) -> SaveDecision:
     if decision is not None:
         return decision if isinstance(decision, SaveDecision) else SaveDecision.when(decision)
+    if together is not None and interval == 1:
+        # Every step is saved: the processes need not ask each other whether one is about to be stopped.
+        return SaveDecision.interval(1)
     members = [SaveDecision.preemption(), SaveDecision.interval(interval), SaveDecision.initial()]
     if steps is not None:
         members.append(SaveDecision.steps(steps))
@@ -110,6 +117,8 @@ class CheckpointManager:
       trash: a directory that deleted steps are moved to; sweep_at_start: leftovers of dead writers are removed.
       step_prefix, step_width, read_formats: the names of steps, and further ones (prefix, width) that are read.
       metadata: what is said of a new run; log: a file of JSON lines, one an event.
+      together: the processes that save the steps together, as in `milepost.save`; all of them open a manager and make the
+        same calls of `save`. Process 0 deletes; ``timeout`` is how long they wait for each other.
       Further keywords as in `milepost.save`: compression, chunk_bytes, …
     """
 
@@ -140,6 +149,7 @@ class CheckpointManager:
         read_formats: Sequence[tuple[str, int]] = (),
         metadata: Mapping[str, Any] | None = None,
         log: str | os.PathLike | None = None,
+        together: Together | bool | None = None,
         engine: Engine | None = None,
         overwrite: bool = False,
         **storage: Unpack[StorageOptions],
@@ -154,10 +164,11 @@ class CheckpointManager:
         named = step_prefix is not None or step_width is not None
         self._path = local_path(run)
         self._preservation = preservation
+        self._together = None if read_only else resolve(together, run)
         self._inner = _milepost.Manager(
             place(run, engine),
             save_options(storage),
-            decision=_decision(decision, save_interval_steps, save_on_steps)._inner,
+            decision=_decision(decision, save_interval_steps, save_on_steps, self._together)._inner,
             preservation=preservation._inner,
             queue=queue,
             max_in_flight=max_in_flight,
@@ -171,11 +182,13 @@ class CheckpointManager:
             read_formats=[(prefix, int(width)) for prefix, width in read_formats],
             metadata=None if metadata is None else dict(metadata),
             log=None if log is None else os.fspath(log),
+            together=None if self._together is None else self._together._inner,
         )
         self._read_only = read_only
         self._storage = storage
         self._overwrite = overwrite
         self._closed = False
+        self._deleted: set[int] = set()  # by process 0, though this one may still list them
         self._foreign: list[Any] | None = None
         self._waiting: _Waiting | None = None
         _managers.add(self)
@@ -211,17 +224,18 @@ class CheckpointManager:
             if reason is not None:
                 return Skipped(step, reason)
             force = True  # the policy was asked
-        self._refuse_foreign()
-        capturing = capture_of(capture, handover)
-        given = payload(
-            tree,
-            items,
-            metadata=metadata,
-            item_metadata=item_metadata,
-            metrics=metrics,
-            capture=capturing,
-        )
-        options = save_options({**self._storage, **storage}) if storage else None
+        with declining(self._together):
+            self._refuse_foreign()
+            capturing = capture_of(capture, handover, self._together is not None)
+            given = payload(
+                tree,
+                items,
+                metadata=metadata,
+                item_metadata=item_metadata,
+                metrics=metrics,
+                capture=capturing,
+            )
+            options = save_options({**self._storage, **storage}) if storage else None
         handle, reason = self._inner.save(
             step,
             given,
@@ -233,6 +247,7 @@ class CheckpointManager:
         )
         if handle is None:
             return Skipped(step, reason)
+        self._deleted.discard(step)
         handle = SaveHandle(handle)
         handle._told = True  # the manager tells a failure that nobody asked for, once
         return captured(handle, capturing)
@@ -302,8 +317,11 @@ class CheckpointManager:
             _foreign.refuse(self._path)
 
     def steps(self) -> list[int]:
-        """The committed steps, in order; of a run that another library wrote and we did not, its steps."""
-        ours = self._inner.steps()
+        """The committed steps, in order; of a run that another library wrote and we did not, its steps.
+
+        Where several processes save together, the others see what process 0 has deleted when they `reload`.
+        """
+        ours = [step for step in self._inner.steps() if step not in self._deleted]
         return ours if ours else [entry.step for entry in self._foreign_steps()]
 
     def entries(self) -> list[StepEntry]:
@@ -331,6 +349,7 @@ class CheckpointManager:
         """Lists the run again: what other processes saved and deleted."""
         self._foreign = None
         self._inner.reload()
+        self._deleted.intersection_update(self._inner.steps())
 
     def wait(self, timeout: Seconds | None = None) -> None:
         """Waits until nothing is in flight and nothing is left to delete; raises a failure that nobody asked for."""
@@ -361,9 +380,28 @@ class CheckpointManager:
         if waiting.failure is not None:
             raise waiting.failure
 
+    def forget_deleted(self) -> None:
+        """Lists no step any more that process 0 deletes by the policy, where this is another one."""
+        if self._together is not None and self._together.index > 0:
+            self._deleted.update(self.plan().delete)
+
+    @property
+    def together(self) -> Together | None:
+        """With whom the steps are saved; None: by this process alone."""
+        return self._together
+
     def delete(self, step: int) -> None:
-        """Deletes a step; its bytes are freed in the background. Raises `Conflict` where it is pinned or being read."""
-        self._inner.delete(step_number(step))
+        """Deletes a step; its bytes are freed in the background. Raises `Conflict` where it is pinned or being read.
+
+        Where several processes save together, process 0 deletes; the others do not list the step any more.
+        """
+        step = step_number(step)
+        if self._together is None or self._together.index == 0:
+            self._inner.delete(step)
+        elif step not in self.steps():
+            raise NotFound("no such step", context={"step": str(step)})
+        else:
+            self._deleted.add(step)
 
     def _refuse_writing(self, what: str) -> None:
         if self._read_only:

@@ -137,6 +137,23 @@ class Leaf:
         """An array that ``fill(start, shape)`` gives in parts, as buffers; called from several threads."""
 
     @staticmethod
+    def held_boxes(
+        data_type: str,
+        shape: Sequence[builtins.int],
+        boxes: Sequence[tuple[Sequence[builtins.int], Sequence[builtins.int], Buffer]],
+    ) -> Leaf:
+        """The blocks that this process holds of an array which several save together, as ``boxes``; there may be none."""
+
+    @staticmethod
+    def held_provider(
+        data_type: str,
+        shape: Sequence[builtins.int],
+        boxes: Sequence[tuple[Sequence[builtins.int], Sequence[builtins.int]]],
+        fill: Callable[[tuple[builtins.int, ...], tuple[builtins.int, ...]], Buffer],
+    ) -> Leaf:
+        """As ``held_boxes``, given in parts by ``fill(start, shape)`` as those of ``provider`` are."""
+
+    @staticmethod
     def int(value: builtins.int) -> Leaf:
         """An integer of at most 64 bits."""
 
@@ -419,6 +436,7 @@ class Manager:
         read_formats: Sequence[tuple[str, int]] = ...,
         metadata: dict[str, Any] | None = None,
         log: str | PathLike[str] | None = None,
+        together: Together | None = None,
     ) -> Manager: ...
     def save(
         self,
@@ -513,8 +531,53 @@ def find(place: Place) -> tuple[Literal["checkpoint", "run", "foreign"], Checkpo
 def ending() -> None:
     """Says that this thread is about to end the interpreter: no other may come back to it."""
 
+class Together:
+    """One process's end of a rendezvous."""
+
+    @staticmethod
+    def launcher(
+        index: int,
+        count: int,
+        all_gather: Callable[[str, bytes, float], list[bytes]],
+        broadcast: Callable[[str, int, bytes | None, float], bytes] | None,
+        deadline: float,
+    ) -> Together:
+        """Meets by functions of a launcher, which may wait and are called on threads of their own."""
+
+    @staticmethod
+    def store(run: Place, index: int, count: int, session: str | None, deadline: float) -> Together:
+        """Meets through nothing but the store of a run; with a session that the launcher has named, or one that is made."""
+
+    @property
+    def index(self) -> int:
+        """Which of the processes this is, from 0."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that they wait for each other."""
+
+    def decide(self, own: bool | None) -> bool:
+        """What process 0 gave; raises where it could not decide."""
+
+    def gather(self, own: Sequence[int] | bytes | None) -> list[bytes]:
+        """What everybody gave, by index; None says that this process failed, and all raise."""
+
+    def within(self, deadline: float) -> Together:
+        """The same meeting, with another deadline."""
+
+    def decline(self, why: str, is_cancelled: bool) -> SaveHandle:
+        """Tells the others that this process takes no part in the save that all make next, and why; in the background."""
+
 def start(
-    place: Place, payload: dict[str, Any], options: SaveOptions, priority: _Priority = "foreground"
+    place: Place,
+    payload: dict[str, Any],
+    options: SaveOptions,
+    priority: _Priority = "foreground",
+    together: Together | None = None,
 ) -> SaveHandle:
     """Starts a save that stands alone; returns when the state is captured."""
 

@@ -87,11 +87,20 @@ def _boxes(want: Want, info: LeafInfo) -> list[tuple[list[int], list[int]] | Non
     """The boxes of a leaf that this process needs: all of it, or each distinct shard once."""
     if not _is_divided(want, info):
         return [None]
-    return [box for box, _ in _shards(want.sharding, info.shape)]
+    sharding = want.sharding
+    if info.kind == "prng_key":
+        import jax
+
+        sharding = _of_key_data(jax, sharding, info)
+    return [box for box, _ in _shards(sharding, info.shape)]
 
 
 def _is_divided(want: Want, info: LeafInfo) -> bool:
-    if want.like != "jax" or want.sharding is None or info.kind == "prng_key":
+    if want.like != "jax" or want.sharding is None:
+        return False
+    if not want.sharding.is_fully_addressable:
+        return True  # JAX would ask all processes whether they put the same
+    if info.kind == "prng_key":
         return False
     return len(want.sharding.device_set) > 1 and not want.sharding.is_fully_replicated
 
@@ -132,17 +141,34 @@ def _value(want: Want, info: LeafInfo, arrays: list[Any]) -> Any:
 def _jax_value(want: Want, info: LeafInfo, arrays: list[Any]) -> Any:
     import jax
 
-    if info.kind == "prng_key":
+    is_key_data = info.kind == "prng_key"
+    if is_key_data and not _is_divided(want, info):
         key = prng_key(as_numpy(arrays[0]), info.implementation)
         return key if want.sharding is None else jax.device_put(key, want.sharding)
     if not _is_divided(want, info):
         return _put(jax, as_numpy(arrays[0]), want.sharding)
     shape = tuple(info.shape)
+    sharding = _of_key_data(jax, want.sharding, info) if is_key_data else want.sharding
     parts = []
-    for (_, devices), array in zip(_shards(want.sharding, shape), arrays, strict=True):
+    for (_, devices), array in zip(_shards(sharding, shape), arrays, strict=True):
         value = as_numpy(array)
         parts.extend(_put(jax, value, jax.sharding.SingleDeviceSharding(d)) for d in devices)
-    return jax.make_array_from_single_device_arrays(shape, want.sharding, parts)
+    whole = jax.make_array_from_single_device_arrays(shape, sharding, parts)
+    return prng_key(whole, info.implementation) if is_key_data else whole
+
+
+def _of_key_data(jax: Any, sharding: Any, info: LeafInfo) -> Any:
+    """The sharding of the words of keys: that of the keys, and the words of a key are together."""
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        return sharding  # what its specification does not name is whole
+    if sharding.is_fully_replicated:
+        mesh = jax.sharding.Mesh(np.asarray(list(sharding._device_assignment)), ("all",))
+        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    raise Invalid(
+        f"keys with shards in other processes cannot have a {type(sharding).__name__}",
+        context={"leaf": info.path or "(root)"},
+        hint="give a jax.sharding.NamedSharding",
+    )
 
 
 def _put(jax: Any, value: np.ndarray, sharding: Any) -> Any:

@@ -18,6 +18,7 @@ from ._errors import Forked, Invalid, MilepostError, SaveTimeout
 from ._items import payload
 from ._place import Engine, Url, local_path, place
 from ._progress import shown
+from ._together import Together, declining, resolve
 
 class StorageOptions(TypedDict, total=False):
     """How arrays are stored: the keywords of every save."""
@@ -46,6 +47,7 @@ class SaveKeywords(StorageOptions, total=False):
     overwrite: bool
     capture: Literal["auto", "copy"]
     handover: bool
+    together: Together | bool | None
     engine: Engine | None
 
 
@@ -61,13 +63,13 @@ def save_options(storage: Mapping[str, Any], overwrite: bool = False):
     return _milepost.SaveOptions(overwrite=overwrite, **given)
 
 
-def capture_of(capture: str, handover: bool) -> Capture:
+def capture_of(capture: str, handover: bool, together: bool = False) -> Capture:
     """How a save takes over what it is given, from its keywords."""
     if capture not in ("auto", "copy"):
         raise Invalid(f"capture={capture!r}", hint='give "auto" or "copy"')
     if capture == "copy" and handover:
         raise Invalid('capture="copy" and handover=True are given', hint="one copies what the other holds")
-    return Capture(copy=capture == "copy", handover=handover)
+    return Capture(copy=capture == "copy", handover=handover, together=together)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,23 +266,27 @@ def save_async(
     overwrite: bool = False,
     capture: str = "auto",
     handover: bool = False,
+    together: Together | bool | None = None,
     priority: str = "background",
     engine: Engine | None = None,
     **storage: Unpack[StorageOptions],
 ) -> SaveHandle:
     """Saves a checkpoint in the background; returns once the state is captured. As `save`; await or ask the handle."""
-    _refuse_foreign(url)
-    capturing = capture_of(capture, handover)
-    given = payload(
-        tree,
-        items,
-        metadata=metadata,
-        item_metadata=item_metadata,
-        metrics=metrics,
-        capture=capturing,
-    )
-    options = save_options(storage, overwrite)
-    inner = _milepost.start(place(url, engine), given, options, priority)
+    meeting = resolve(together, url)
+    with declining(meeting):
+        _refuse_foreign(url)
+        capturing = capture_of(capture, handover, meeting is not None)
+        given = payload(
+            tree,
+            items,
+            metadata=metadata,
+            item_metadata=item_metadata,
+            metrics=metrics,
+            capture=capturing,
+        )
+        options = save_options(storage, overwrite)
+        where = place(url, engine)
+    inner = _milepost.start(where, given, options, priority, None if meeting is None else meeting._inner)
     return keep_until_done(captured(SaveHandle(inner), capturing))
 
 
@@ -312,6 +318,8 @@ def save(
       capture: ``"auto"`` holds immutable arrays and copies others; ``"copy"`` copies all.
       handover: nobody writes to the NumPy arrays until the save has ended, so they are not copied. Default: without
         compression, because this call returns only then; `save_async` copies.
+      together: the processes that save this together, each what it holds: a `Together`; default: all processes of
+        ``jax.distributed``, where it runs; False: this process alone. All of them make this call.
       progress: True shows a bar, False none, None one on a terminal or in a notebook.
       compression: ``"none"`` (default), ``"zstd"``, ``"zstd:LEVEL"``, ``"gzip:LEVEL"``, ``"blosc:lz4:5:shuffle"``.
       chunk_bytes, shard_bytes: decoded sizes; portable, consolidate, durability: see the format's documentation.

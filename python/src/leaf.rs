@@ -167,11 +167,7 @@ impl Leaf {
         shape: Vec<u64>,
         boxes: Vec<(Vec<u64>, Vec<u64>, Bound<'_, PyAny>)>,
     ) -> PyResult<Self> {
-        let block = |(start, shape, buffer): (_, _, Bound<'_, PyAny>)| {
-            let place = Subset::new(start, shape).map_err(|e| raise(&e))?;
-            Ok((place, held(&buffer)?))
-        };
-        let boxes = boxes.into_iter().map(block).collect::<PyResult<Vec<_>>>()?;
+        let boxes = blocks(boxes)?;
         made(milepost::Leaf::from_boxes(self::data_type(data_type)?, shape, boxes)).map(Self::ready)
     }
 
@@ -180,6 +176,33 @@ impl Leaf {
     fn provider(data_type: &str, shape: Vec<u64>, fill: Py<PyAny>) -> PyResult<Self> {
         let provider = Arc::new(Provider { fill });
         made(milepost::Leaf::from_provider(self::data_type(data_type)?, shape, provider))
+            .map(Self::ready)
+    }
+
+    /// The blocks that this process holds of an array which several save together, as `boxes`; there may be none.
+    #[staticmethod]
+    fn held_boxes(
+        data_type: &str,
+        shape: Vec<u64>,
+        boxes: Vec<(Vec<u64>, Vec<u64>, Bound<'_, PyAny>)>,
+    ) -> PyResult<Self> {
+        let boxes = blocks(boxes)?;
+        made(milepost::Leaf::from_held_boxes(self::data_type(data_type)?, shape, boxes))
+            .map(Self::ready)
+    }
+
+    /// As `held_boxes`, given in parts by `fill(start, shape)` as those of `provider` are.
+    #[staticmethod]
+    fn held_provider(
+        data_type: &str,
+        shape: Vec<u64>,
+        boxes: Vec<(Vec<u64>, Vec<u64>)>,
+        fill: Py<PyAny>,
+    ) -> PyResult<Self> {
+        let subset = |(start, shape)| Subset::new(start, shape).map_err(|e| raise(&e));
+        let held = boxes.into_iter().map(subset).collect::<PyResult<Vec<_>>>()?;
+        let provider = Arc::new(Provider { fill });
+        made(milepost::Leaf::from_held_provider(self::data_type(data_type)?, shape, held, provider))
             .map(Self::ready)
     }
 
@@ -248,6 +271,15 @@ impl Leaf {
         };
         Ok(Self(Arc::new(LeafData { source, layout })))
     }
+}
+
+/// Holds blocks of an array, each with its first index and its shape.
+fn blocks(boxes: Vec<(Vec<u64>, Vec<u64>, Bound<'_, PyAny>)>) -> PyResult<Vec<(Subset, Bytes)>> {
+    let block = |(start, shape, buffer): (_, _, Bound<'_, PyAny>)| {
+        let place = Subset::new(start, shape).map_err(|e| raise(&e))?;
+        Ok((place, held(&buffer)?))
+    };
+    boxes.into_iter().map(block).collect()
 }
 
 pub(crate) fn compressor(text: &str) -> PyResult<Compressor> {

@@ -20,6 +20,7 @@ mod options;
 mod policy;
 mod save;
 mod structure;
+mod together;
 mod wait;
 
 use pyo3::pymodule;
@@ -47,6 +48,8 @@ mod _milepost {
     use crate::save::{SaveHandle, start};
     #[pymodule_export]
     use crate::structure::text;
+    #[pymodule_export]
+    use crate::together::Together;
     #[pymodule_export]
     use crate::wait::ending;
     use pyo3::prelude::*;

@@ -8,6 +8,7 @@ use crate::{
     options::{SaveOptions, priority, unknown},
     policy::{Plan, Preservation, Raised, SaveDecision},
     save::{Payload, SaveHandle, captured, seconds},
+    together::Together,
     wait::{Owned, attached, block, call, detached},
 };
 use milepost::{
@@ -103,7 +104,7 @@ impl Manager {
     #[new]
     #[pyo3(signature = (run, options, *, decision=None, preservation=None, queue="wait", max_in_flight=1,
         timeout=None, retries=0, backup=None, trash=None, sweep_at_start=false, read_only=false, write_format=None,
-        read_formats=Vec::new(), metadata=None, log=None))]
+        read_formats=Vec::new(), metadata=None, log=None, together=None))]
     #[expect(clippy::too_many_arguments, reason = "the options of a manager")]
     fn new(
         py: Python<'_>,
@@ -123,6 +124,7 @@ impl Manager {
         read_formats: Vec<(String, usize)>,
         metadata: Option<&Bound<'_, PyDict>>,
         log: Option<PathBuf>,
+        together: Option<&Together>,
     ) -> PyResult<Self> {
         let (engine, place) = run.get()?;
         let default = ManagerOptions::default();
@@ -141,6 +143,7 @@ impl Manager {
             formats: formats(write_format, read_formats),
             metadata: to_members(metadata, "metadata")?,
             log,
+            together: together.map(|together| together.with_deadline(timeout)).transpose()?,
         };
         let raised = decision.map(|d| d.raised.clone()).unwrap_or_default();
         let kept = preservation.map(|p| p.raised.clone()).unwrap_or_default();

@@ -6,6 +6,7 @@ use crate::{
     json::{to_dict, to_members, to_value},
     leaf::{Item, ItemData},
     options::{SaveOptions, priority},
+    together::Together,
     wait::{Owned, call, detached},
 };
 use milepost::{Borrowed, CheckpointWriter, ProgressSnapshot, Saved, formats::record::Record};
@@ -68,15 +69,17 @@ impl Payload {
 
 /// Starts a save that stands alone; returns when the state is captured.
 #[pyfunction]
-#[pyo3(signature = (place, payload, options, priority="foreground"))]
+#[pyo3(signature = (place, payload, options, priority="foreground", together=None))]
 pub(crate) fn start(
     py: Python<'_>,
     place: &Place,
     payload: &Bound<'_, PyDict>,
     options: &SaveOptions,
     priority: &str,
+    together: Option<&Together>,
 ) -> PyResult<SaveHandle> {
     let (engine, place) = place.get()?;
+    let together = together.map(Together::get).transpose()?;
     let payload = Payload::new(payload)?;
     let priority = self::priority(priority)?;
     let options = options.get();
@@ -84,6 +87,9 @@ pub(crate) fn start(
         let mut borrowed = Borrowed::new();
         let writer = CheckpointWriter::standalone(&engine, &place);
         let mut writer = writer.options(options).priority(priority).metadata(payload.metadata);
+        if let Some((rendezvous, deadline)) = together {
+            writer = writer.together(rendezvous, deadline);
+        }
         for (name, item) in &payload.items {
             writer = writer.item(name, item.item(&mut borrowed).map_err(|e| e.with("item", name))?);
         }

@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
 };
 use bytes::Bytes;
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 /// Blocks of one array, each in C order.
 struct Boxes {
@@ -18,13 +18,20 @@ struct Boxes {
 impl Provider for Boxes {
     fn fill(&self, subset: &Subset, out: &mut [u8]) -> Result<()> {
         let mut target = BlockMut::new(out, subset.shape(), self.item_bytes);
+        let mut filled = 0;
         for (place, bytes) in &self.boxes {
             if let Some(both) = place.intersection(subset) {
                 let source = Block::new(bytes, place.shape(), self.item_bytes);
                 copy_box(source, &both.within(place)?, &mut target, &both.within(subset)?);
+                filled += both.elements();
             }
         }
-        Ok(())
+        // Blocks are disjoint: a part that others hold would be left as it is.
+        if filled == subset.elements() {
+            return Ok(());
+        }
+        Err(Error::internal("a part of an array that is not held here was to be written")
+            .with("box", subset))
     }
 }
 
@@ -39,20 +46,7 @@ impl Leaf {
         shape: Vec<u64>,
         boxes: Vec<(Subset, Bytes)>,
     ) -> Result<Self> {
-        for (place, bytes) in &boxes {
-            check_size(data_type, place.shape(), bytes.len())?;
-            if !place.fits(&shape) {
-                return Err(refuse("a block is not inside the array", &shape).with("box", place));
-            }
-        }
-        for (i, (one, _)) in boxes.iter().enumerate() {
-            let twice = boxes[..i].iter().find(|(other, _)| other.intersection(one).is_some());
-            if let Some((other, _)) = twice {
-                return Err(refuse("two blocks of an array overlap", &shape)
-                    .with("box", one)
-                    .with("other", other));
-            }
-        }
+        check_disjoint(data_type, &shape, &boxes)?;
         // Disjoint and inside: they cover all where they are as many elements.
         let covered: u64 = boxes.iter().map(|(place, _)| place.elements()).sum();
         if elements(&shape) != Some(covered) {
@@ -63,6 +57,67 @@ impl Leaf {
         let item_bytes = data_type.size_bytes();
         Self::from_provider(data_type, shape, Arc::new(Boxes { item_bytes, boxes }))
     }
+
+    /// Hands over the blocks that this process holds of an array which several save together.
+    ///
+    /// There may be none. A block that is given twice (by two devices of the process) counts once.
+    ///
+    /// # Errors
+    /// `Invalid` where a block is not inside the array, not as long as its box, or overlaps another one.
+    pub fn from_held_boxes(
+        data_type: DataType,
+        shape: Vec<u64>,
+        mut boxes: Vec<(Subset, Bytes)>,
+    ) -> Result<Self> {
+        let mut seen = HashSet::new();
+        boxes.retain(|(place, _)| !place.is_empty() && seen.insert(place.clone()));
+        check_disjoint(data_type, &shape, &boxes)?;
+        let held = boxes.iter().map(|(place, _)| place.clone()).collect();
+        let item_bytes = data_type.size_bytes();
+        let mut leaf =
+            Self::from_provider(data_type, shape, Arc::new(Boxes { item_bytes, boxes }))?;
+        leaf.held = Some(held);
+        Ok(leaf)
+    }
+
+    /// Hands over what this process holds of an array which several save together, as [`Leaf::from_held_boxes`] does; what
+    /// is written of it is asked of `provider`, and nothing outside of `held` is.
+    ///
+    /// # Errors
+    /// `Invalid` where a box is not inside the array.
+    pub fn from_held_provider(
+        data_type: DataType,
+        shape: Vec<u64>,
+        mut held: Vec<Subset>,
+        provider: Arc<dyn Provider>,
+    ) -> Result<Self> {
+        let mut seen = HashSet::new();
+        held.retain(|place| !place.is_empty() && seen.insert(place.clone()));
+        if let Some(place) = held.iter().find(|place| !place.fits(&shape)) {
+            return Err(refuse("a block is not inside the array", &shape).with("box", place));
+        }
+        let mut leaf = Self::from_provider(data_type, shape, provider)?;
+        leaf.held = Some(held);
+        Ok(leaf)
+    }
+}
+
+fn check_disjoint(data_type: DataType, shape: &[u64], boxes: &[(Subset, Bytes)]) -> Result<()> {
+    for (place, bytes) in boxes {
+        check_size(data_type, place.shape(), bytes.len())?;
+        if !place.fits(shape) {
+            return Err(refuse("a block is not inside the array", shape).with("box", place));
+        }
+    }
+    for (i, (one, _)) in boxes.iter().enumerate() {
+        let twice = boxes[..i].iter().find(|(other, _)| other.intersection(one).is_some());
+        if let Some((other, _)) = twice {
+            return Err(refuse("two blocks of an array overlap", shape)
+                .with("box", one)
+                .with("other", other));
+        }
+    }
+    Ok(())
 }
 
 fn refuse(message: &str, shape: &[u64]) -> Error {

@@ -57,6 +57,8 @@ pub struct Leaf {
     pub(crate) dimension_names: Option<Vec<Option<String>>>,
     pub(crate) foreign_name: Option<String>,
     pub(crate) layout: LeafLayout,
+    /// The boxes of it that this process holds, where others hold the rest.
+    pub(crate) held: Option<Vec<Subset>>,
 }
 
 /// What one leaf asks for beyond the options of its save.
@@ -85,7 +87,8 @@ impl Leaf {
     fn new(kind: LeafKind, data_type: DataType, shape: Vec<u64>, source: Source) -> Self {
         let (dimension_names, foreign_name) = (None, None);
         let layout = LeafLayout::default();
-        Self { kind, data_type, shape, source, dimension_names, foreign_name, layout }
+        let held = None;
+        Self { kind, data_type, shape, source, dimension_names, foreign_name, layout, held }
     }
 
     /// Names an array over a source that was checked.

@@ -82,21 +82,36 @@ impl LeafPlan {
         small(self.stored_grid.total())
     }
 
+    /// Lets go of the data: nothing of it is written from here any more.
+    pub(crate) fn release(&mut self) {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.source = Source::Memory(Bytes::new());
+        }
+    }
+
     /// Returns one plan a stored object, in C order; `key` gives an object's full key.
     pub(crate) fn objects(&self, key: impl Fn(&str) -> String) -> Vec<ObjectPlan> {
-        let chunk_bytes = self.shared.chain.decoded_bytes() as u64;
-        let aligned = chunk_bytes >= ALIGNED_CHUNK_BYTES_MIN;
-        self.stored_grid
-            .indices()
-            .map(|index| {
-                let key = key(&self.document.object_key(&index));
-                let (parts, tail) = match &self.shard_counts {
-                    None => (vec![self.part(index)], no_tail()),
-                    Some(counts) => self.shard(&index, counts),
-                };
-                ObjectPlan { key, body: Body::Parts { parts, aligned, tail } }
-            })
-            .collect()
+        self.stored_grid.indices().map(|index| self.object(index, &key)).collect()
+    }
+
+    /// Returns the plans of the objects in `boxes`, none of which shares one, with their numbers in C order.
+    pub(crate) fn objects_in(
+        &self,
+        boxes: &[Subset],
+        key: impl Fn(&str) -> String,
+    ) -> Vec<(u64, ObjectPlan)> {
+        let indices = boxes.iter().flat_map(|place| self.stored_grid.intersecting(place));
+        indices.map(|index| (self.stored_grid.linear(&index), self.object(index, &key))).collect()
+    }
+
+    fn object(&self, index: Vec<u64>, key: impl Fn(&str) -> String) -> ObjectPlan {
+        let aligned = self.shared.chain.decoded_bytes() as u64 >= ALIGNED_CHUNK_BYTES_MIN;
+        let key = key(&self.document.object_key(&index));
+        let (parts, tail) = match &self.shard_counts {
+            None => (vec![self.part(index)], no_tail()),
+            Some(counts) => self.shard(&index, counts),
+        };
+        ObjectPlan { key, body: Body::Parts { parts, aligned, tail } }
     }
 
     fn shard(&self, shard: &[u64], counts: &[u64]) -> (Vec<Part>, Tail) {

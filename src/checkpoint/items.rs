@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     array::{Leaf, Stored, codec_text, document, write::LeafPlan},
-    chunk::plan,
+    chunk::{Subset, divide, plan},
     codec::crc32c,
     error::{Error, Result},
     io::write::{Body, ObjectPlan, Written},
@@ -44,6 +44,18 @@ pub enum Item {
     Bytes(Bytes),
     /// Files: a tokenizer, a configuration, the state of a data iterator, a source snapshot.
     Opaque(Opaque),
+}
+
+/// Where several writers cut each leaf of an item, by its node path.
+pub(crate) type Cuts = HashMap<String, Vec<Option<u64>>>;
+
+/// What an item is planned for.
+#[derive(Clone, Copy)]
+struct Setting<'a> {
+    place: &'a Place,
+    options: &'a SaveOptions,
+    /// Where the leaves are cut, if several write the item.
+    cuts: Option<&'a Cuts>,
 }
 
 /// An item ready to be written.
@@ -87,29 +99,45 @@ impl ItemPlan {
         place: &Place,
         options: &SaveOptions,
     ) -> Result<Self> {
+        Self::planned(name, item, Setting { place, options, cuts: None })
+    }
+
+    /// Plans an item that several write, whose leaves are cut so that no shard has two writers.
+    ///
+    /// # Errors
+    /// As [`ItemPlan::new`].
+    pub(crate) fn shared(
+        name: &str,
+        item: &Item,
+        place: &Place,
+        (options, cuts): (&SaveOptions, &Cuts),
+    ) -> Result<Self> {
+        Self::planned(name, item, Setting { place, options, cuts: Some(cuts) })
+    }
+
+    fn planned(name: &str, item: &Item, setting: Setting<'_>) -> Result<Self> {
         check_item_name(name)?;
         let planned = match item {
-            Item::Tree(tree) => Self::tree(name, ItemKind::Tree, tree, place, options),
+            Item::Tree(tree) => Self::tree(name, ItemKind::Tree, tree, setting),
             Item::Array(leaf) => {
-                let tree = Tree::leaf(leaf.clone());
-                Self::tree(name, ItemKind::Array, &tree, place, options)
+                Self::tree(name, ItemKind::Array, &Tree::leaf(leaf.clone()), setting)
             }
             Item::Bytes(bytes) => {
                 let tree = Tree::leaf(Leaf::bytes(bytes.clone()));
-                Self::tree(name, ItemKind::Bytes, &tree, place, options)
+                Self::tree(name, ItemKind::Bytes, &tree, setting)
             }
-            Item::Json(value) => Self::json(name, value, place, options),
-            Item::Opaque(opaque) => Self::opaque(name, opaque, place, options),
+            Item::Json(value) => Self::json(name, value, setting),
+            Item::Opaque(opaque) => Self::opaque(name, opaque, setting),
         };
         planned.map_err(|e| e.with("item", name))
     }
 
-    fn json(name: &str, value: &Value, place: &Place, options: &SaveOptions) -> Result<Self> {
+    fn json(name: &str, value: &Value, setting: Setting<'_>) -> Result<Self> {
         let text = serde_json::to_vec(value)
             .map_err(|e| Error::invalid("a value is no JSON").because(e))?;
         if text.len() > INLINE_JSON_BYTES_MAX {
             let tree = Tree::leaf(Leaf::bytes(text));
-            return Self::tree(name, ItemKind::Json, &tree, place, options);
+            return Self::tree(name, ItemKind::Json, &tree, setting);
         }
         let document = Bytes::from(json_document(value)?);
         let group = Group { path: String::new(), document: document_object(&document) };
@@ -131,20 +159,15 @@ impl ItemPlan {
         })
     }
 
-    fn opaque(name: &str, opaque: &Opaque, place: &Place, options: &SaveOptions) -> Result<Self> {
-        let mut planned = Self::tree(name, ItemKind::Opaque, &opaque.tree()?, place, options)?;
+    fn opaque(name: &str, opaque: &Opaque, setting: Setting<'_>) -> Result<Self> {
+        let mut planned = Self::tree(name, ItemKind::Opaque, &opaque.tree()?, setting)?;
         planned.handler = opaque.handler().map(str::to_owned);
         planned.metadata = opaque.metadata().clone();
         Ok(planned)
     }
 
-    fn tree(
-        name: &str,
-        kind: ItemKind,
-        tree: &Tree<Leaf>,
-        place: &Place,
-        options: &SaveOptions,
-    ) -> Result<Self> {
+    fn tree(name: &str, kind: ItemKind, tree: &Tree<Leaf>, setting: Setting<'_>) -> Result<Self> {
+        let Setting { place, options, .. } = setting;
         let layout = lay_out(tree)?;
         let notes = case_notes(name, &layout, place)?;
         let dimensions = dimension_names(name, &layout.leaves);
@@ -169,11 +192,10 @@ impl ItemPlan {
             && layout.leaves.len() <= CONSOLIDATED_LEAVES_MAX
             && layout.leaves.iter().all(|l| options.portable || l.leaf.data_type.is_core());
         let mut members = Vec::new();
-        let shard_bytes = place.store().capabilities().shard_bytes;
         for (node, dimensions) in layout.leaves.iter().zip(dimensions) {
             let keys = node_keys(&keys, &node.path, node.key);
             let document = planned
-                .leaf((node, &keys), dimensions, shard_bytes, options)
+                .leaf((node, &keys), dimensions, setting)
                 .map_err(|e| e.with("leaf", &node.path))?;
             if consolidate && !node.path.is_empty() {
                 members.push((node.path.clone(), document.to_json()));
@@ -187,16 +209,24 @@ impl ItemPlan {
         &mut self,
         (node, keys): (&LeafNode<'_, Leaf>, &[Key]),
         dimension_names: Vec<Option<String>>,
-        shard_bytes: u64,
-        options: &SaveOptions,
+        setting: Setting<'_>,
     ) -> Result<ArrayDocument> {
-        let leaf = node.leaf;
+        let (leaf, options) = (node.leaf, setting.options);
         let stored = if options.portable { leaf.data_type.portable() } else { leaf.data_type };
         let stored_as = (stored != leaf.data_type).then_some(stored);
         let item_bytes = stored.size_bytes();
+        let shard_bytes = setting.place.store().capabilities().shard_bytes;
         let mut plan_options = options.plan_options(shard_bytes);
         leaf.layout.refine(&mut plan_options);
-        let plan = plan(&leaf.shape, item_bytes, &plan_options)?;
+        let plan = match (setting.cuts.map(|cuts| cuts.get(&node.path)), &leaf.held) {
+            (Some(Some(cuts)), _) => divide(&leaf.shape, cuts, item_bytes, &plan_options)?,
+            (Some(None), _) => return Err(Error::internal("a leaf has no place in the plan")),
+            (None, None) => plan(&leaf.shape, item_bytes, &plan_options)?,
+            (None, Some(_)) => {
+                return Err(Error::invalid("a leaf of which others hold the rest")
+                    .hint("save it together with them: `CheckpointWriter::together`"));
+            }
+        };
         let mut document = document(Stored {
             data_type: stored,
             shape: &leaf.shape,
@@ -258,6 +288,10 @@ impl ItemPlan {
         self.index.foreign_metadata = metadata;
     }
 
+    pub(crate) fn foreign_metadata(&self) -> &[(String, String)] {
+        &self.index.foreign_metadata
+    }
+
     /// Names what made the item.
     pub(crate) fn set_handler(&mut self, handler: &str) {
         self.handler = Some(handler.to_owned());
@@ -311,6 +345,71 @@ impl ItemPlan {
             objects.extend(plan.objects(|key| root.key(&join(&leaf.path, key))));
         }
         objects
+    }
+
+    /// Returns the documents of all nodes by key: what every writer of the item must have the same.
+    pub(crate) fn documents(&self) -> &[(String, Bytes)] {
+        &self.documents
+    }
+
+    /// Returns how many objects a leaf is stored in, for each leaf in order.
+    pub(crate) fn stored_objects(&self) -> Vec<usize> {
+        self.leaves.iter().map(LeafPlan::stored_objects).collect()
+    }
+
+    /// Returns the plans of the objects that one of several writes: documents by number, boxes by leaf.
+    ///
+    /// Documents come first; each object of a leaf with the leaf's number and its own.
+    pub(crate) fn objects_of(
+        &self,
+        place: &Place,
+        (documents, boxes): (&[usize], &[Vec<Subset>]),
+    ) -> (Vec<ObjectPlan>, Vec<(usize, u64)>) {
+        let root = place.join(&self.name);
+        let ready = |number: &usize| {
+            let (key, bytes) = &self.documents[*number];
+            ObjectPlan { key: root.key(key), body: Body::Ready(bytes.clone()) }
+        };
+        let mut objects: Vec<ObjectPlan> = documents.iter().map(ready).collect();
+        let mut numbers = Vec::new();
+        let leaves = self.leaves.iter().zip(&self.index.leaves).zip(boxes).enumerate();
+        for (leaf, ((plan, entry), boxes)) in leaves {
+            for (number, object) in plan.objects_in(boxes, |key| root.key(&join(&entry.path, key)))
+            {
+                numbers.push((leaf, number));
+                objects.push(object);
+            }
+        }
+        (objects, numbers)
+    }
+
+    /// Lets go of the data of the leaves that are not `wanted`, by number.
+    pub(crate) fn release(&mut self, wanted: impl Fn(usize) -> bool) {
+        for (number, leaf) in self.leaves.iter_mut().enumerate() {
+            if !wanted(number) {
+                leaf.release();
+            }
+        }
+    }
+
+    /// Returns size and checksums of objects of leaf `number`.
+    pub(crate) fn stored(&self, leaf: usize, written: &[Written]) -> Vec<Object> {
+        self.leaves[leaf].stored(written)
+    }
+
+    /// Completes the index with the objects of every leaf, whoever wrote them.
+    pub(crate) fn complete_shared(mut self, objects: Vec<Vec<Object>>) -> (Index, ItemEntry) {
+        let mut entry = self.entry();
+        let documents = self.documents.iter().map(|(_, bytes)| bytes.len() as u64);
+        entry.stored_bytes = documents.sum();
+        entry.objects = self.documents.len() as u64;
+        assert_eq!(objects.len(), self.leaves.len(), "every leaf has its objects");
+        for (leaf, objects) in self.index.leaves.iter_mut().zip(objects) {
+            entry.stored_bytes += objects.iter().map(|object| object.bytes).sum::<u64>();
+            entry.objects += objects.len() as u64;
+            leaf.objects = objects;
+        }
+        (self.index, entry)
     }
 
     /// Completes the index with what was written; `written` is in the order of [`ItemPlan::objects`].

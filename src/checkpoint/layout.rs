@@ -12,8 +12,12 @@ pub(crate) const LEASES: &str = ".milepost/leases";
 pub(crate) const PINS: &str = ".milepost/pins";
 /// What is put to find out what a store does, and what time it is.
 pub(crate) const PROBE: &str = ".milepost/probe";
+/// What several writers of one step tell each other, by attempt and by session.
+pub(crate) const PARTS: &str = ".milepost/parts";
 /// How the name of a standalone checkpoint's attempt goes on after that of the checkpoint.
 pub(crate) const BESIDE: &str = ".milepost-tmp-";
+/// How the name of such an attempt goes on where its writers, if there are several, tell each other things.
+pub(crate) const PARTS_BESIDE: &str = ".parts";
 /// How the key of an attempt's mark goes on after that of its directory.
 pub(crate) const MARK: &str = ".lease";
 /// The group below a checkpoint that holds the indexes of its items.

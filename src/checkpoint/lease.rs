@@ -10,6 +10,8 @@
 //!
 //! **Invariant:** ending a lease never waits for a hung network for longer than [`FAREWELL_MAX`].
 
+#[cfg(test)]
+use crate::tasks::simulated;
 use crate::{
     error::{Error, ErrorKind, Result},
     io::Engine,
@@ -17,7 +19,7 @@ use crate::{
     tasks::{PerProcess, Pool, Priority, wait},
 };
 use bytes::Bytes;
-use futures::channel::oneshot;
+use futures::{channel::oneshot, future::BoxFuture};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -42,7 +44,16 @@ fn live() -> MutexGuard<'static, BTreeMap<String, usize>> {
 
 /// Tells whether this process holds a lease of that id.
 pub(super) fn is_ours(id: &str) -> bool {
-    live().contains_key(id)
+    live().contains_key(&name_here(id))
+}
+
+/// What an id is called in the list of this process.
+fn name_here(id: &str) -> String {
+    #[cfg(test)]
+    if let Some(machine) = simulated::machine() {
+        return format!("{:?}-{}-{id}", std::thread::current().id(), machine.process().1);
+    }
+    id.to_owned()
 }
 
 /// Who holds a mark: enough to tell on the same machine whether the process lives.
@@ -102,6 +113,11 @@ fn stat(of: &str) -> Option<Stat> {
 impl Process {
     /// Describes this process; anew each time, because a fork is another one.
     fn this() -> Self {
+        #[cfg(test)]
+        if let Some((host, pid)) = simulated::machine().map(|machine| machine.process()) {
+            let (boot, pid_namespace) = ("simulated".to_owned(), String::new());
+            return Self { host, boot, pid_namespace, pid, started: 0 };
+        }
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let pid = std::process::id();
         let known = || {
@@ -125,6 +141,10 @@ impl Process {
         }
         if (self.pid, self.started) == (this.pid, this.started) {
             return if is_ours(id) { Life::Alive } else { Life::Dead };
+        }
+        #[cfg(test)]
+        if let Some(machine) = simulated::machine() {
+            return if machine.is_alive(self.pid) { Life::Alive } else { Life::Dead };
         }
         let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
         let Some(pid) = pid else { return Life::Unknown };
@@ -307,17 +327,22 @@ impl StoreTime {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
+    #[default]
     Held,
-    Ending { remove: bool },
+    Ending {
+        remove: bool,
+    },
     Ended,
 }
 
-#[derive(Debug)]
+#[derive(Default, Debug)]
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
+    #[cfg(test)]
+    told: futures::task::AtomicWaker,
 }
 
 impl Shared {
@@ -332,6 +357,38 @@ impl Shared {
         }
         drop(state);
         self.wake.notify_all();
+        #[cfg(test)]
+        self.told.wake();
+    }
+
+    /// Waits for the end of a renewal under way, but not for a hung network.
+    fn await_end(&self) {
+        #[cfg(test)]
+        if simulated::machine().is_some() {
+            return; // it goes on as a task
+        }
+        let waiting = |state: &mut State| *state != State::Ended;
+        drop(self.wake.wait_timeout_while(self.lock(), FAREWELL_MAX, waiting));
+    }
+
+    /// Waits until it is time to renew; `false` where the lease is to end. It holds up the lease's own thread.
+    fn pause(&self) -> BoxFuture<'_, bool> {
+        #[cfg(test)]
+        if let Some(machine) = simulated::machine() {
+            let mut sleep = machine.sleep(RENEWAL);
+            return Box::pin(std::future::poll_fn(move |context| {
+                self.told.register(context.waker());
+                match *self.lock() {
+                    State::Held => sleep.as_mut().poll(context).map(|()| true),
+                    _ => std::task::Poll::Ready(false),
+                }
+            }));
+        }
+        Box::pin(async {
+            let held = |state: &mut State| *state == State::Held;
+            let waited = self.wake.wait_timeout_while(self.lock(), RENEWAL, held);
+            *waited.unwrap_or_else(PoisonError::into_inner).0 == State::Held
+        })
     }
 }
 
@@ -357,19 +414,27 @@ impl Lease {
         id: &str,
     ) -> Result<Self> {
         let pool = Arc::new(Pool::new("milepost-lease", 1)?);
-        let shared = Arc::new(Shared { state: Mutex::new(State::Held), wake: Condvar::new() });
+        let shared = Arc::new(Shared::default());
         let (tell, ended) = oneshot::channel();
-        *live().entry(id.to_owned()).or_default() += 1;
-        let lease =
-            Self { id: id.to_owned(), shared: Arc::clone(&shared), ended, remove_on_drop: false };
+        let id = name_here(id);
+        *live().entry(id.clone()).or_default() += 1;
+        let lease = Self { id, shared: Arc::clone(&shared), ended, remove_on_drop: false };
         let (store, key, content) = (Arc::clone(store), key.to_owned(), content.clone());
-        // The job owns its pool: so the thread can be left behind where the network hangs.
-        let own = Arc::clone(&pool);
-        pool.launch(Priority::Foreground, move || {
-            let result = renew(&shared, &store, &key, &content);
+        let keep = async move {
+            let result = renew(&shared, &store, &key, &content).await;
             drop(tell.send(result));
             *shared.lock() = State::Ended;
             shared.wake.notify_all();
+        };
+        #[cfg(test)]
+        if let Some(machine) = simulated::machine() {
+            machine.spawn(Box::pin(keep));
+            return Ok(lease);
+        }
+        // The job owns its pool: so the thread can be left behind where the network hangs.
+        let own = Arc::clone(&pool);
+        pool.launch(Priority::Foreground, move || {
+            wait(keep);
             drop(own);
         });
         Ok(lease)
@@ -414,32 +479,22 @@ impl Lease {
 }
 
 /// Renews until it is to end; removes the object then, where that is asked for.
-fn renew(shared: &Shared, store: &Arc<dyn Store>, key: &str, content: &Bytes) -> Result<()> {
-    let mut state = shared.lock();
-    while *state == State::Held {
-        let waited = shared.wake.wait_timeout(state, RENEWAL);
-        let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        state = guard;
-        if timeout.timed_out() && *state == State::Held {
-            drop(state); // who ends the lease must not wait for the network
-            let put = store.put(key, vec![content.clone()], Priority::Foreground);
-            if let Err(error) = wait(put) {
-                tracing::warn!(%error, "a lease could not be renewed");
-            }
-            state = shared.lock();
+async fn renew(shared: &Shared, store: &Arc<dyn Store>, key: &str, content: &Bytes) -> Result<()> {
+    while shared.pause().await {
+        // Who ends the lease meanwhile does not wait for the network.
+        let put = store.put(key, vec![content.clone()], Priority::Foreground);
+        if let Err(error) = put.await {
+            tracing::warn!(%error, "a lease could not be renewed");
         }
     }
-    let remove = *state == State::Ending { remove: true };
-    drop(state);
-    if remove { wait(store.delete(vec![key.to_owned()])) } else { Ok(()) }
+    let remove = *shared.lock() == State::Ending { remove: true };
+    if remove { store.delete(vec![key.to_owned()]).await } else { Ok(()) }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         self.shared.end(self.remove_on_drop);
-        let state = self.shared.lock();
-        let waiting = |state: &mut State| *state != State::Ended;
-        drop(self.shared.wake.wait_timeout_while(state, FAREWELL_MAX, waiting));
+        self.shared.await_end();
         let mut live = live();
         if let Some(count) = live.get_mut(&self.id) {
             *count -= 1;

@@ -5,7 +5,9 @@
 //! **Invariant:** a live writer's attempt, a final name, a damaged step and whatever is not ours are never listed.
 
 use super::{
-    layout::{BESIDE, DOCUMENT, INDEXES, LEASES, MARK, PINS, PROBE, TMP, TRASH},
+    layout::{
+        BESIDE, DOCUMENT, INDEXES, LEASES, MARK, PARTS, PARTS_BESIDE, PINS, PROBE, TMP, TRASH,
+    },
     layout::{parse_revision, revision_name},
     lease::{LEASE_EXPIRY, Mark, StoreTime},
     marks::{LeaseKind, first_alive, is_claim_alive, last, parse_lease, read_claim},
@@ -42,6 +44,8 @@ pub enum LeftoverKind {
     Mark,
     /// An object that was put to find out what the store does.
     Probe,
+    /// What several writers of one step told each other.
+    Parts,
 }
 
 /// Something dead that a sweep frees.
@@ -66,28 +70,31 @@ pub struct Leftover {
 /// Nothing is changed.
 pub(crate) async fn leftovers(engine: &Engine, run: &Place) -> Result<Vec<Leftover>> {
     let time = StoreTime::of_run(engine, run);
-    let mut plan = Plan { place: run, time, found: Vec::new() };
+    let parts = contents(&run.join(PARTS)).await?;
+    let mut plan = Plan { place: run, time, parts, found: Vec::new() };
     if run.store().capabilities().rename {
         plan.attempts().await?;
         plan.trash().await?;
     } else {
         plan.revisions().await?;
     }
+    plan.parts().await?;
     plan.marks().await?;
     plan.probes().await?;
     Ok(plan.found)
 }
 
-/// Lists the dead attempts at a checkpoint that stands alone; there are none where there are no renames.
+/// Lists the dead attempts at a checkpoint that stands alone, and what several writers of it told each other.
+///
+/// Where there are no renames, attempts lie in the checkpoint's own prefix and are none of this.
 ///
 /// # Errors
 /// The store's.
 pub async fn leftovers_beside(engine: &Engine, target: &Place) -> Result<Vec<Leftover>> {
     let time = StoreTime::beside(engine, target);
-    let mut plan = Plan { place: target, time, found: Vec::new() };
-    if target.store().capabilities().rename {
-        plan.beside().await?;
-    }
+    let parts = BTreeMap::new();
+    let mut plan = Plan { place: target, time, parts, found: Vec::new() };
+    plan.beside().await?;
     Ok(plan.found)
 }
 
@@ -95,6 +102,8 @@ struct Plan<'a> {
     /// The run, or the checkpoint that stands alone.
     place: &'a Place,
     time: StoreTime,
+    /// What several writers of one attempt have told each other, by its id.
+    parts: BTreeMap<String, Content>,
     found: Vec<Leftover>,
 }
 
@@ -144,7 +153,7 @@ impl Plan<'_> {
         let contents = contents(&directory).await?;
         for name in &listing.prefixes {
             let content = contents.get(name).copied().unwrap_or_default();
-            self.attempt(directory.join(name), content).await?;
+            self.attempt(directory.join(name), name, content).await?;
         }
         for object in &listing.objects {
             let name = last(&object.key);
@@ -157,8 +166,52 @@ impl Plan<'_> {
         Ok(())
     }
 
+    /// Tells whether one of several writers of an attempt was heard lately: it may take over from one that is gone.
+    async fn is_shared(&mut self, writer: &str) -> bool {
+        // Who takes over goes on under a name that begins with the attempt's.
+        let id = writer.split_once(".t").map_or(writer, |(id, _)| id);
+        match self.parts.get(id).and_then(|content| content.newest) {
+            Some(newest) => !self.time.is_older(newest, LEASE_EXPIRY).await,
+            None => false,
+        }
+    }
+
+    /// Judges what several writers told each other: by the mark, and then by the newest object.
+    async fn parts(&mut self) -> Result<()> {
+        let directory = self.place.join(PARTS);
+        let named: Vec<(String, Content)> =
+            self.parts.iter().map(|(name, content)| (name.clone(), *content)).collect();
+        for (name, content) in named {
+            self.part(directory.join(&name), &name, content).await?;
+        }
+        for object in directory.store().list(directory.prefix()).await?.objects {
+            match last(&object.key).strip_suffix(MARK) {
+                Some(id) if self.parts.contains_key(id) => {}
+                Some(_) => self.mark(&object).await?,
+                None => self.temporary(&object).await,
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges what the writers of attempt `id` told each other.
+    async fn part(&mut self, place: Place, id: &str, content: Content) -> Result<()> {
+        let alive = match Mark::read(place.store(), &mark_of(&place)).await? {
+            Some(mark) => mark.is_alive(&mut self.time).await,
+            None => false,
+        };
+        if !alive && !self.is_shared(id).await {
+            let why = "none of its writers was heard lately";
+            self.add(place, LeftoverKind::Parts, content.bytes, why);
+        }
+        Ok(())
+    }
+
     /// Judges a directory by its mark; without one, by its newest object.
-    async fn attempt(&mut self, place: Place, content: Content) -> Result<()> {
+    async fn attempt(&mut self, place: Place, id: &str, content: Content) -> Result<()> {
+        if self.is_shared(id).await {
+            return Ok(());
+        }
         let why = match (Mark::read(place.store(), &mark_of(&place)).await?, content.newest) {
             (Some(mark), _) if mark.is_alive(&mut self.time).await => return Ok(()),
             (Some(mark), _) => format!("its writer is gone: {}", mark.holder()),
@@ -245,23 +298,41 @@ impl Plan<'_> {
     async fn beside(&mut self) -> Result<()> {
         let parent = self.place.parent();
         let start = format!("{}{BESIDE}", self.place.name());
-        let is_id = |id: &str| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_hex = |id: &str| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
+        // An attempt that was taken over has the number and the index of its owner in its name.
+        let is_id = |id: &str| {
+            let (id, owner) = id.split_once(".t").unwrap_or((id, ""));
+            is_hex(id) && owner.bytes().all(|b| b.is_ascii_digit() || b == b'-')
+        };
+        let part_of =
+            |name: &str| name.strip_suffix(PARTS_BESIDE).filter(|id| is_hex(id)).map(str::to_owned);
+        let renames = parent.store().capabilities().rename;
         let listing = parent.store().list(parent.prefix()).await?;
+        let mut directories = Vec::new();
         for name in &listing.prefixes {
-            if name.strip_prefix(&start).is_some_and(is_id) {
+            let Some(rest) = name.strip_prefix(&start) else { continue };
+            if part_of(rest).is_some() || renames && is_id(rest) {
                 let place = parent.join(name);
                 let content = Content::of(&place.store().list_all(place.prefix()).await?);
-                self.attempt(place, content).await?;
+                self.parts.extend(part_of(rest).map(|id| (id, content)));
+                directories.push((place, rest, content));
+            }
+        }
+        for (place, rest, content) in directories {
+            match part_of(rest) {
+                Some(id) => self.part(place, &id, content).await?,
+                None => self.attempt(place, rest, content).await?,
             }
         }
         for object in &listing.objects {
             let Some(rest) = last(&object.key).strip_prefix(&start) else { continue };
-            if let Some(id) = rest.strip_suffix(MARK).filter(|id| is_id(id)) {
+            let marked = rest.strip_suffix(MARK);
+            if let Some(id) = marked.filter(|id| part_of(id).is_some() || is_id(id)) {
                 let directory = format!("{start}{id}");
                 if !listing.prefixes.contains(&directory) {
                     self.mark(object).await?;
                 }
-            } else if rest.strip_prefix("probe-").is_some_and(is_id)
+            } else if rest.strip_prefix("probe-").is_some_and(is_hex)
                 && self.time.is_older(object.modified, OLD).await
             {
                 let why = "a probe of long ago";
@@ -360,7 +431,9 @@ impl Plan<'_> {
 
     async fn claimed(&mut self, place: Place) -> Result<()> {
         let Some((claim, modified)) = read_claim(&place).await? else { return Ok(()) };
-        if !is_claim_alive(&claim, modified, &mut self.time).await {
+        if !is_claim_alive(&claim, modified, &mut self.time).await
+            && !self.is_shared(&claim.writer).await
+        {
             let content = Content::of(&place.store().list_all(place.prefix()).await?);
             let why = format!("its writer is gone: {}", claim.writer);
             self.add(place, LeftoverKind::Attempt, content.bytes, why);

@@ -2,7 +2,7 @@
 //!
 //! A [`CheckpointWriter`] plans its items, writes them into an attempt and publishes the record; a
 //! [`Checkpoint`] is a record that was read, from which indexes, leaves and whole trees are restored or
-//! verified. The layout on disk is spec/layout.md, the commit spec/commit.md.
+//! verified. Several processes save one step together through a [`ParticipantWriter`] each. The layout on disk is spec/layout.md, the commit spec/commit.md.
 
 mod capture;
 mod files;
@@ -19,6 +19,7 @@ mod marks;
 mod names;
 mod opaque;
 mod options;
+mod parts;
 mod publish;
 mod reader;
 mod remove;
@@ -42,6 +43,7 @@ pub(crate) use founding::found;
 pub(crate) use layout::{parse_revision, revision_name};
 pub(crate) use leftovers::leftovers;
 pub(crate) use marks::{leases, pin, pins, unpin, writers};
+pub(crate) use parts::Call;
 pub(crate) use reader::{Peek, peek};
 pub(crate) use remove::{Doomed, Grave, bury};
 pub(crate) use saver::{Admission, Ended, Job, Persistence, Saver};
@@ -57,10 +59,14 @@ pub use leaf::{ArrayData, LeafHandle};
 pub use leftovers::{Leftover, LeftoverKind, leftovers_beside};
 pub use opaque::Opaque;
 pub use options::{Consolidate, SaveOptions};
+pub use parts::{
+    Callbacks, Declaration, InProcess, ParticipantWriter, Rendezvous, SharePlan, StoreRendezvous,
+    Together,
+};
 pub use publish::Durability;
 pub use reader::Checkpoint;
 pub use remove::Burial;
-pub use request::SaveRequest;
+pub use request::{SaveOutcome, SaveRequest};
 pub use restore::{ItemIndex, WantedBox};
 pub use saver::Queue;
 pub use sweep::{SweepReport, sweep_beside};

@@ -1,7 +1,14 @@
-//! What a managed save is asked to do: a builder, and nothing else.
+//! What a managed save is asked to do, and what comes of asking.
 
-use super::{handle::SaveHandle, items::Item, options::SaveOptions, saver::Queue};
-use crate::{array::Borrowed, tasks::Priority};
+use super::{
+    handle::SaveHandle, items::Item, options::SaveOptions, saver::Queue, writer::CheckpointWriter,
+};
+use crate::{
+    array::Borrowed,
+    error::{Error, Result},
+    policy::SkipReason,
+    tasks::Priority,
+};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -67,6 +74,43 @@ impl<'a> SaveRequest<'a> {
         if let Some(told) = self.started.0.take() {
             told(handle);
         }
+    }
+
+    /// Gives everything but what is borrowed to a writer; `options` are for a request without its own.
+    ///
+    /// # Errors
+    /// `Invalid` where two items have one name, or the queue cannot be had in a save with others.
+    pub(crate) fn write(
+        &mut self,
+        mut writer: CheckpointWriter,
+        options: &SaveOptions,
+    ) -> Result<CheckpointWriter> {
+        if let Some(name) = &self.duplicate {
+            return Err(Error::invalid("two items have one name").with("item", name));
+        }
+        if writer.is_joint() && self.queue.is_some_and(|queue| queue != Queue::Wait) {
+            return Err(Error::invalid("a save with others waits for the one before it")
+                .hint("participants could disagree on what another queue would skip"));
+        }
+        let mut options = self.options.take().unwrap_or_else(|| options.clone());
+        options.overwrite = self.overwrite;
+        writer = writer
+            .metadata(std::mem::take(&mut self.metadata))
+            .options(options)
+            .priority(self.priority);
+        for (name, item) in std::mem::take(&mut self.items) {
+            writer = writer.item(name, item);
+        }
+        for (name, handler) in std::mem::take(&mut self.item_handlers) {
+            writer = writer.item_handler(name, handler);
+        }
+        for (name, value) in std::mem::take(&mut self.item_metadata) {
+            writer = writer.item_metadata(name, value);
+        }
+        for (name, value) in &self.metrics {
+            writer = writer.metric(name, *value);
+        }
+        Ok(writer)
     }
 
     /// Adds an item; two of one name are an error of the save.
@@ -136,5 +180,26 @@ impl<'a> SaveRequest<'a> {
     pub fn borrowing(mut self, borrowed: Borrowed<'a>) -> Self {
         self.borrowed = borrowed;
         self
+    }
+}
+
+/// What came of a request.
+#[derive(Clone, Debug)]
+#[must_use]
+pub enum SaveOutcome {
+    /// The state is captured and is being saved.
+    Started(SaveHandle),
+    /// Nothing is saved; why.
+    Skipped(SkipReason),
+}
+
+impl SaveOutcome {
+    /// Returns the handle of a save that was started.
+    #[must_use]
+    pub fn handle(&self) -> Option<&SaveHandle> {
+        match self {
+            Self::Started(handle) => Some(handle),
+            Self::Skipped(_) => None,
+        }
     }
 }

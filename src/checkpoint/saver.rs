@@ -8,6 +8,7 @@
 use super::{
     capture::Copies,
     handle::{Completion, SaveHandle},
+    parts::Call,
     writer::{CheckpointWriter, Saved},
 };
 use crate::{
@@ -217,6 +218,17 @@ impl Saver {
         self.0.pool.launch(Priority::Background, move || saver.perform(job));
     }
 
+    /// Tells the others of a joint save, if they do not know, why nothing comes from here: after what is in flight, and
+    /// nobody waits for it but [`Saver::wait_idle`].
+    pub(crate) fn decline(&self, writer: CheckpointWriter, call: &Call, why: Error) {
+        let Some(why) = call.untold(why).filter(|_| writer.is_joint()) else { return };
+        let (handle, completion) = SaveHandle::new(None);
+        let writer = writer.decline(why);
+        self.lock().in_flight.push(handle.clone());
+        let (persistence, ended) = (Persistence::default(), Box::new(|_: Ended<'_>| ()));
+        self.launch(Job { writer, handle, completion, persistence, ended });
+    }
+
     /// Gives the place of a save back.
     pub(crate) fn land(&self, handle: &SaveHandle) {
         self.lock().in_flight.retain(|other| !other.is(handle));
@@ -226,6 +238,7 @@ impl Saver {
 
     fn perform(&self, job: Job) {
         let (mut retries, mut lost_here) = (0, None);
+        let mut job = job;
         let saved =
             catch_unwind(AssertUnwindSafe(|| job.save_somewhere(&mut retries, &mut lost_here)));
         let saved = saved.unwrap_or_else(|_| Err(Error::internal("a save panicked")));
@@ -242,10 +255,15 @@ impl Saver {
 
 impl Job {
     /// Saves, again where that may help, and in the backup run at last.
-    fn save_somewhere(&self, retries: &mut u32, lost_here: &mut Option<Error>) -> Result<Saved> {
+    fn save_somewhere(
+        &mut self,
+        retries: &mut u32,
+        lost_here: &mut Option<Error>,
+    ) -> Result<Saved> {
         let deadline = self.deadline();
         let error = loop {
-            match self.save(self.writer.clone(), deadline) {
+            let writer = self.writer.for_a_try();
+            match self.save(writer, deadline) {
                 Err(error)
                     if error.kind() == ErrorKind::Unavailable
                         && *retries < self.persistence.retries =>
@@ -280,6 +298,12 @@ impl Job {
     }
 
     fn save(&self, writer: CheckpointWriter, deadline: Option<Instant>) -> Result<Saved> {
+        // Who saves with others tells them that it took too long.
+        let (writer, deadline) = if writer.is_joint() {
+            (writer.timeout(self.persistence.timeout), None)
+        } else {
+            (writer, deadline)
+        };
         let progress = self.handle.progress_handle();
         progress.restart();
         let writer = writer.progress(progress).cancel(self.handle.canceller());

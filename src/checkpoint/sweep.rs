@@ -7,6 +7,7 @@
 //! .milepost/tmp/<id>      no live mark ─► renamed into the trash, freed: a writer that wakes up finds its
 //! <name>.milepost-tmp-<id>                first object missing and does not commit
 //! .milepost/trash/*       freed, after one sync: the rename that brought it there must not be undone by a crash
+//! .milepost/parts/<id>    no live mark, and nothing was put for a minute ─► freed
 //! <step>.rN (no renames)  claim expired ─► revoked by a conditional create, freed
 //!                         revoked, or below a higher committed one ─► freed, the tombstone stays
 //!                         deleted for an hour and the highest ─► the tombstone goes, too
@@ -112,6 +113,10 @@ impl Sweeper<'_> {
             }
             LeftoverKind::Revision => self.revision(place).await,
             LeftoverKind::Tombstone => self.tombstone(place).await,
+            LeftoverKind::Parts => {
+                store.delete_all(place.prefix()).await?;
+                delete(place, &mark_of(place)).await.map(|()| true)
+            }
             LeftoverKind::Mark => delete(place, place.prefix()).await.map(|()| true),
             LeftoverKind::Probe => {
                 match store.head(place.prefix()).await {

@@ -11,6 +11,7 @@ use super::{
     items::{Item, ItemPlan},
     layout::{DOCUMENT, INDEXES, index_chunk},
     options::SaveOptions,
+    parts::{Rendezvous, Together, save_together},
     publish::{Attempt, Attempts, Wish},
 };
 use crate::{
@@ -31,11 +32,15 @@ use milepost_formats::{
     record::{Item as ItemEntry, Record, RunMembers, Timing, tagged},
 };
 use serde_json::{Map, Value};
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// A record has at most so many notes: two paths of 900 bytes each fit its limit so often.
-const NOTES_MAX: usize = 16;
+pub(super) const NOTES_MAX: usize = 16;
 
 /// A checkpoint to save: items, metadata and metrics, and where they go.
 ///
@@ -56,24 +61,30 @@ const NOTES_MAX: usize = 16;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct CheckpointWriter {
-    engine: Arc<Engine>,
-    target: Place,
-    run: Option<Place>,
-    step: Option<u64>,
-    named: bool,
-    founding: RunMembers,
-    items: BTreeMap<String, Item>,
+    pub(super) engine: Arc<Engine>,
+    pub(super) target: Place,
+    pub(super) run: Option<Place>,
+    pub(super) step: Option<u64>,
+    pub(super) named: bool,
+    pub(super) founding: RunMembers,
+    pub(super) items: BTreeMap<String, Item>,
     duplicate: Option<String>,
     foreign_metadata: BTreeMap<String, Vec<(String, String)>>,
     item_handlers: BTreeMap<String, String>,
     item_metadata: BTreeMap<String, Value>,
     metadata: Map<String, Value>,
     metrics: Map<String, Value>,
-    options: SaveOptions,
-    priority: Priority,
-    progress: Progress,
-    cancel: Cancel,
-    attempts: Attempts,
+    pub(super) options: SaveOptions,
+    pub(super) priority: Priority,
+    pub(super) progress: Progress,
+    pub(super) cancel: Cancel,
+    pub(super) attempts: Attempts,
+    pub(super) together: Option<Together>,
+    /// Which save of the rendezvous this is, once it is asked for.
+    pub(super) turn: Option<u64>,
+    /// Why this side takes no part: all that it does is to say so.
+    declined: Option<Error>,
+    pub(super) timeout: Option<Duration>,
 }
 
 /// What a save has committed.
@@ -124,6 +135,10 @@ impl CheckpointWriter {
             progress: Progress::default(),
             cancel: Cancel::default(),
             attempts: Attempts::default(),
+            together: None,
+            turn: None,
+            declined: None,
+            timeout: None,
         }
     }
 
@@ -208,6 +223,58 @@ impl CheckpointWriter {
         self
     }
 
+    /// Saves together with the other participants of a rendezvous: each gives the same trees, of whose leaves it holds some
+    /// boxes ([`crate::Leaf::from_held_boxes`]), all, or nothing. What several hold is written once.
+    ///
+    /// Items of JSON, bytes and files, and trees that one participant alone has, are written by one of those who have them.
+    /// Leaf settings, handlers, metadata of items and options must be the same for everybody; metadata and metrics of the
+    /// checkpoint are those of participant 0. It is waited for the others for `deadline` at each meeting: longer than what the
+    /// slowest takes longer to write than the fastest. Participants save in the same order; whoever fails or cancels says
+    /// so, and the save fails for all.
+    pub fn together(self, rendezvous: Arc<dyn Rendezvous>, deadline: Duration) -> Self {
+        self.joined(Some(Together::new(rendezvous, deadline)))
+    }
+
+    pub(crate) fn joined(mut self, together: Option<Together>) -> Self {
+        self.together = together;
+        self
+    }
+
+    pub(crate) fn is_joint(&self) -> bool {
+        self.together.is_some()
+    }
+
+    /// Returns what saves once. With others there is no second try, so the data goes as soon as it is not needed: who has
+    /// lent it is not asked for what others write.
+    pub(crate) fn for_a_try(&mut self) -> Self {
+        let writer = self.clone();
+        if self.is_joint() {
+            self.items.clear();
+        }
+        writer
+    }
+
+    /// Takes the turn of this save among those of the rendezvous: when it is asked for, not when its thread begins.
+    pub(crate) fn take_turn(&mut self) {
+        if let (None, Some(together)) = (self.turn, &self.together) {
+            self.turn = Some(together.rendezvous.sequence());
+        }
+    }
+
+    /// Makes this the save of one who takes no part: it tells the others why, and fails.
+    pub fn decline(mut self, why: Error) -> Self {
+        self.take_turn();
+        self.items.clear();
+        self.declined = Some(why);
+        self
+    }
+
+    /// Lets a save with others end after `timeout`; they are told.
+    pub(crate) fn timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
     /// Saves the step into another run, under the same name.
     pub(crate) fn in_run(mut self, run: &Place) -> Self {
         self.target = run.join(self.target.name());
@@ -260,16 +327,29 @@ impl CheckpointWriter {
         borrowed: &Borrowed<'_>,
         told: impl FnOnce(&SaveHandle),
     ) -> Result<SaveHandle> {
-        let service = self.capture(borrowed, &Arc::default(), false)?;
+        self.take_turn();
+        let captured = self.capture(borrowed, &Arc::default(), false);
         let (handle, completion) = SaveHandle::new(self.step);
-        let writer = self.progress(handle.progress_handle()).cancel(handle.canceller());
-        let thread = Arc::new(Pool::new("milepost-save", 1)?);
+        let thread = match Pool::new("milepost-save", 1) {
+            Ok(thread) => Arc::new(thread),
+            Err(error) => {
+                // The others hear of it all the same.
+                drop(self.decline(error.clone()).save_blocking());
+                return Err(error);
+            }
+        };
+        let writer = match &captured {
+            Ok(_) => self.progress(handle.progress_handle()).cancel(handle.canceller()),
+            Err(error) if self.together.is_some() => self.decline(error.clone()),
+            Err(_) => return captured.map(|_| handle),
+        };
         let own = Arc::clone(&thread);
         thread.launch(Priority::Foreground, move || {
             let _thread = own; // a pool ends with its last owner, and that is its own job
             completion.complete(writer.save_blocking());
         });
         drop(thread);
+        let service = captured?;
         told(&handle);
         service.serve(false);
         Ok(handle)
@@ -291,13 +371,21 @@ impl CheckpointWriter {
     ///
     /// # Cancel safety
     /// Dropping the future before the commit leaves nothing visible; its files are left to `sweep`.
-    pub async fn save(self) -> Result<Saved> {
-        let step = self.step;
-        let target = self.target.clone();
-        self.run_save().await.map_err(|e| {
-            let e = if let Some(step) = step { e.with("step", step) } else { e };
-            e.with("checkpoint", target)
-        })
+    ///
+    /// With others, it is as if this participant had died: they find out, and end or finish without it.
+    pub fn save(mut self) -> impl Future<Output = Result<Saved>> {
+        self.take_turn();
+        async move {
+            let (step, target) = (self.step, self.target.clone());
+            let saved = match self.together.take() {
+                Some(together) => save_together(self, together).await,
+                None => self.run_save().await,
+            };
+            saved.map_err(|e: Error| {
+                let e = if let Some(step) = step { e.with("step", step) } else { e };
+                e.with("checkpoint", target)
+            })
+        }
     }
 
     async fn run_save(mut self) -> Result<Saved> {
@@ -343,36 +431,50 @@ impl CheckpointWriter {
         }
     }
 
-    fn plan(&self) -> Result<Vec<ItemPlan>> {
+    /// Checks what can be checked before anything is planned.
+    pub(super) fn check(&self) -> Result<()> {
+        if let Some(why) = &self.declined {
+            return Err(why.clone());
+        }
         self.options.validate()?;
         if let Some(name) = &self.duplicate {
             return Err(Error::invalid("two items have one name").with("item", name));
         }
-        if self.items.is_empty() {
-            return Err(Error::invalid("a checkpoint without items").hint("add at least one item"));
-        }
         let mut told = self.item_metadata.keys().chain(self.item_handlers.keys());
-        if let Some(name) = told.find(|name| !self.items.contains_key(*name)) {
-            return Err(Error::invalid("metadata or handler of an item that is not there")
-                .with("item", name));
+        match told.find(|name| !self.items.contains_key(*name)) {
+            None => Ok(()),
+            Some(name) => Err(Error::invalid("metadata or handler of an item that is not there")
+                .with("item", name)),
+        }
+    }
+
+    fn plan(&self) -> Result<Vec<ItemPlan>> {
+        self.check()?;
+        if self.items.is_empty() {
+            return Err(no_items());
         }
         let mut plans = Vec::with_capacity(self.items.len());
         for (name, item) in &self.items {
             let mut plan = ItemPlan::new(name, item, &self.target, &self.options)?;
-            if let Some(metadata) = self.foreign_metadata.get(name) {
-                plan.set_foreign_metadata(metadata.clone());
-            }
-            if let Some(handler) = self.item_handlers.get(name) {
-                plan.set_handler(handler);
-            }
-            if let Some(metadata) = self.item_metadata.get(name) {
-                plan.set_metadata(metadata.clone());
-            }
+            self.describe(name, &mut plan);
             let (leaves, chunks, bytes) = plan.totals();
             self.progress.plan(leaves, chunks, bytes);
             plans.push(plan);
         }
         Ok(plans)
+    }
+
+    /// Adds what the caller gave to the plan of an item.
+    pub(super) fn describe(&self, name: &str, plan: &mut ItemPlan) {
+        if let Some(metadata) = self.foreign_metadata.get(name) {
+            plan.set_foreign_metadata(metadata.clone());
+        }
+        if let Some(handler) = self.item_handlers.get(name) {
+            plan.set_handler(handler);
+        }
+        if let Some(metadata) = self.item_metadata.get(name) {
+            plan.set_metadata(metadata.clone());
+        }
     }
 
     /// Writes everything but the record.
@@ -426,7 +528,7 @@ impl CheckpointWriter {
     }
 
     /// Adds what the caller gave to a record.
-    fn complete(&self, mut record: Record) -> Record {
+    pub(super) fn complete(&self, mut record: Record) -> Record {
         record.metadata = tagged::object(self.metadata.clone());
         record.metrics.clone_from(&self.metrics);
         record
@@ -460,11 +562,19 @@ impl Saved {
     }
 }
 
+pub(super) fn no_items() -> Error {
+    Error::invalid("a checkpoint without items").hint("add at least one item")
+}
+
 fn ready(key: String, bytes: Vec<u8>) -> ObjectPlan {
     ObjectPlan { key, body: Body::Ready(Bytes::from(bytes)) }
 }
 
-fn index_objects(place: &Place, entry: &ItemEntry, chunk: IndexChunk) -> [ObjectPlan; 2] {
+pub(super) fn index_objects(
+    place: &Place,
+    entry: &ItemEntry,
+    chunk: IndexChunk,
+) -> [ObjectPlan; 2] {
     let document = place.key(&format!("{INDEXES}/{}/{DOCUMENT}", entry.name));
     let key = place.key(&index_chunk(&entry.name));
     [ready(key, chunk.chunk), ready(document, chunk.document)]

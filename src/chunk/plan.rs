@@ -17,7 +17,7 @@ use super::subset::elements;
 use crate::error::{Error, Result};
 
 /// A chunk is decoded in one piece and blosc holds no more in one buffer: just under 2 GiB.
-const CHUNK_BYTES_MAX: u64 = (1 << 31) - 4096;
+pub(super) const CHUNK_BYTES_MAX: u64 = (1 << 31) - 4096;
 
 /// What the caller may say about the chunks of an array.
 #[derive(Clone, Debug, PartialEq, Eq)]

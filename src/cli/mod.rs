@@ -25,6 +25,7 @@ mod export;
 mod import;
 mod ls;
 mod npy;
+mod participate;
 mod pin;
 mod prune;
 mod rm;
@@ -73,6 +74,7 @@ enum Verb {
     Rm(rm::Args),
     Sweep(sweep::Args),
     Doctor(doctor::Args),
+    Participate(participate::Args),
     Bench(bench::Args),
 }
 
@@ -93,6 +95,7 @@ impl Verb {
             Self::Rm(args) => rm::run(args, ctx),
             Self::Sweep(args) => sweep::run(&args, ctx),
             Self::Doctor(args) => doctor::run(&args, ctx),
+            Self::Participate(args) => participate::run(&args, ctx),
             Self::Bench(args) => bench::run(args, ctx),
         }
     }

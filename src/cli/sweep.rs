@@ -110,6 +110,7 @@ fn word(kind: LeftoverKind) -> &'static str {
         LeftoverKind::Tombstone => "tombstone",
         LeftoverKind::Mark => "mark",
         LeftoverKind::Probe => "probe",
+        LeftoverKind::Parts => "parts",
     }
 }
 

@@ -9,14 +9,13 @@
 
 use super::{
     names::StepFormats,
-    outcome::SaveOutcome,
     state::{Shared, infos},
     steps::{Run, StepEntry},
 };
 use crate::{
     checkpoint::{
-        Admission, Burial, Checkpoint, Ended, Engine, Job, Persistence, Place, Queue, RunOptions,
-        SaveHandle, SaveOptions, SaveRequest,
+        Admission, Burial, Call, Checkpoint, Ended, Engine, Job, Persistence, Place, Queue,
+        RunOptions, SaveHandle, SaveOptions, SaveOutcome, SaveRequest, Together,
     },
     error::{Error, ErrorKind, Result},
     metrics::{Event, Observers, Stats},
@@ -64,6 +63,16 @@ pub struct ManagerOptions {
     pub metadata: Map<String, Value>,
     /// A file to which every event is appended as a line of JSON.
     pub log: Option<PathBuf>,
+    /// With whom every step is saved; all participants call `save` for the same steps, in the same order, with the same
+    /// options. Participant 0 alone creates the run, deletes, sweeps and logs. Default: nobody.
+    pub together: Option<Together>,
+}
+
+impl ManagerOptions {
+    /// Tells whether this manager looks after the run.
+    pub(super) fn rules(&self) -> bool {
+        self.together.as_ref().is_none_or(Together::is_first)
+    }
 }
 
 impl Default for ManagerOptions {
@@ -83,6 +92,7 @@ impl Default for ManagerOptions {
             formats: None,
             metadata: Map::new(),
             log: None,
+            together: None,
         }
     }
 }
@@ -123,6 +133,14 @@ impl Manager {
     pub fn open(engine: &Arc<Engine>, place: &Place, options: ManagerOptions) -> Result<Self> {
         options.decision.validate()?;
         options.preservation.validate()?;
+        let odd = [
+            ("read_only", options.read_only),
+            ("max_in_flight", options.max_in_flight > 1),
+            ("queue", options.queue != Queue::Wait),
+            ("retries", options.retries > 0),
+            ("backup", options.backup.is_some()),
+        ];
+        Together::check(options.together.as_ref(), &odd)?;
         let moves = options.burial != Burial::Delete && !options.read_only;
         if moves && !place.store().capabilities().rename {
             return Err(Error::unsupported("the store cannot move steps").with("run", place));
@@ -132,12 +150,13 @@ impl Manager {
         }
         let run = wait(Self::found(engine, place, &options))?;
         let observers = Observers::default();
-        if let Some(path) = &options.log {
+        if let (Some(path), true) = (&options.log, options.rules()) {
             observers.log_to(path)?;
         }
         let manager = Self { shared: Shared::new(engine, run, options, observers)? };
         manager.reload()?;
-        if manager.shared.options.sweep_at_start && !manager.shared.options.read_only {
+        let ManagerOptions { sweep_at_start, read_only, .. } = manager.shared.options;
+        if sweep_at_start && !read_only && manager.shared.options.rules() {
             manager.shared.in_background(|shared| {
                 let run = &shared.run;
                 let swept = shared.within(async { run.sweep(&run.leftovers().await?).await });
@@ -153,7 +172,8 @@ impl Manager {
     async fn found(engine: &Arc<Engine>, place: &Place, options: &ManagerOptions) -> Result<Run> {
         let format = options.formats.as_ref().map(|formats| formats.write.clone());
         let metadata = options.metadata.clone();
-        let run = if options.read_only || (format.is_none() && metadata.is_empty()) {
+        let founds = options.rules() && !options.read_only;
+        let run = if !founds || (format.is_none() && metadata.is_empty()) {
             Run::open(engine, place).await
         } else {
             match Run::create(engine, place, &RunOptions { format, metadata }).await {
@@ -249,21 +269,34 @@ impl Manager {
     pub fn save(&self, mut request: SaveRequest<'_>) -> Result<SaveOutcome> {
         let started = self.shared.engine.clock().elapsed();
         let step = request.step;
-        let outcome = self.try_save(&mut request);
+        let mut call = Call::default();
+        let outcome = self.try_save(&mut request, &mut call);
         let blocked = self.shared.engine.clock().elapsed().saturating_sub(started);
         self.shared.observers.count(|stats| stats.blocked += blocked);
-        if let Ok(SaveOutcome::Skipped(reason)) = &outcome {
-            self.shared.tell(&Event::Skipped { step, reason: reason.to_string() });
+        match &outcome {
+            Ok(SaveOutcome::Started(_)) => {}
+            Ok(SaveOutcome::Skipped(reason)) => self.skipped(step, &call, reason),
+            Err(error) => self.decline(step, &call, error.clone()),
         }
         outcome
     }
 
-    fn try_save(&self, request: &mut SaveRequest<'_>) -> Result<SaveOutcome> {
+    fn skipped(&self, step: u64, call: &Call, reason: &SkipReason) {
+        self.shared.tell(&Event::Skipped { step, reason: reason.to_string() });
+        self.decline(step, call, Error::invalid(reason.to_string()));
+    }
+
+    fn decline(&self, step: u64, call: &Call, why: Error) {
+        let together = self.shared.options.together.clone();
+        self.shared.saver.decline(self.run().writer(step).joined(together), call, why);
+    }
+
+    fn try_save(&self, request: &mut SaveRequest<'_>, call: &mut Call) -> Result<SaveOutcome> {
         let (shared, step) = (&self.shared, request.step);
         if shared.options.read_only {
             return Ok(SaveOutcome::Skipped(SkipReason::ReadOnly));
         }
-        if let Some(reason) = self.refusal(request)? {
+        if let Some(reason) = self.refusal(request, call)? {
             return Ok(SaveOutcome::Skipped(reason));
         }
         let mut writer = shared.writer(request)?;
@@ -285,6 +318,7 @@ impl Manager {
                 return Err(error.with("step", step));
             }
         };
+        writer.take_turn();
         shared.lock().begun = Some(began);
         let (retries, backup) = (shared.options.retries, shared.options.backup.clone());
         let again = retries > 0 || backup.is_some();
@@ -304,31 +338,36 @@ impl Manager {
     /// # Errors
     /// The failure of an earlier save, as [`Manager::save`].
     pub fn skip(&self, step: u64) -> Result<Option<SkipReason>> {
+        let mut call = Call::default();
         let refusal = if self.shared.options.read_only {
-            Some(SkipReason::ReadOnly)
+            Ok(Some(SkipReason::ReadOnly))
         } else {
-            self.refusal(&SaveRequest::new(step))?
+            self.refusal(&SaveRequest::new(step), &mut call)
         };
-        if let Some(reason) = &refusal {
-            self.shared.tell(&Event::Skipped { step, reason: reason.to_string() });
+        match &refusal {
+            Ok(Some(reason)) => self.skipped(step, &call, reason),
+            Ok(None) => {}
+            Err(error) => self.decline(step, &call, error.clone()),
         }
-        Ok(refusal)
+        refusal
     }
 
     /// Says why a request is not followed, where the policy or the order of steps is against it.
-    fn refusal(&self, request: &SaveRequest<'_>) -> Result<Option<SkipReason>> {
-        let mut state = self.shared.lock();
-        if state.closed {
-            return Err(Error::invalid("the manager is closed").with("step", request.step));
-        }
-        state.report()?;
-        let is_there = state.steps.contains_key(&request.step);
+    fn refusal(&self, request: &SaveRequest<'_>, call: &mut Call) -> Result<Option<SkipReason>> {
+        let (shared, mut state) = (&*self.shared, self.shared.lock());
+        let able = if state.closed {
+            Err(Error::invalid("the manager is closed").with("step", request.step))
+        } else {
+            state.report().inspect_err(|_| call.reports = true)
+        };
+        let mut is_there = state.steps.contains_key(&request.step);
         drop(state);
-        if request.force {
-            return Ok(None);
-        }
-        let is_there = is_there || self.shared.saver.steps().contains(&request.step);
-        Ok(self.shared.refusal(request.step, request.overwrite && is_there))
+        is_there |= shared.saver.steps().contains(&request.step);
+        let replaces = request.overwrite && is_there;
+        let judge = |preempted| shared.refusal((request.step, preempted), replaces);
+        let policy = (&shared.options.decision, &*shared.preempted);
+        let joint = (shared.options.together.as_ref(), &*shared.engine);
+        call.refusal(joint, request, policy, (able, &judge))
     }
 
     fn check_absent(&self, request: &SaveRequest<'_>) -> Result<()> {
@@ -373,13 +412,17 @@ impl Manager {
         !self.shared.saver.steps().is_empty()
     }
 
-    /// Opens a step, after what is in flight has ended; damaged steps are passed over and told.
+    /// Opens a step, after what is in flight has ended; damaged steps are passed over and told. With others, the run is
+    /// listed again first: what participant 0 has deleted is not there.
     ///
     /// # Errors
     /// `NotFound` where no step is left, with what is wrong with the others.
     pub fn restore(&self, which: Which) -> Result<Opened> {
         let shared = &self.shared;
         shared.saver.wait_idle();
+        if !shared.options.rules() {
+            self.reload()?;
+        }
         let wanted = match which {
             Which::Step(step) => Some(step),
             Which::Best => self.best_step(),
@@ -408,10 +451,11 @@ impl Manager {
     /// Deletes a step on purpose, pinned or not in use by a reader only; its bytes are freed in the background.
     ///
     /// # Errors
-    /// `NotFound` where it is not there, `Conflict` where it is pinned or leased, `Invalid` where the manager is read-only.
+    /// `NotFound` where it is not there, `Conflict` where it is pinned or leased, `Invalid` where the manager is read-only or one
+    /// of participants after the first.
     pub fn delete(&self, step: u64) -> Result<()> {
-        if self.shared.options.read_only {
-            return Err(Error::invalid("the manager is read-only").with("step", step));
+        if self.shared.options.read_only || !self.shared.options.rules() {
+            return Err(Error::invalid("the manager deletes nothing").with("step", step));
         }
         let grave = self.shared.bury(step)?;
         self.shared.in_background(move |shared| {

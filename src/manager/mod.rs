@@ -4,7 +4,6 @@ mod find;
 #[expect(clippy::module_inception, reason = "the manager of the room")]
 mod manager;
 mod names;
-mod outcome;
 mod state;
 mod steps;
 mod upkeep;
@@ -13,6 +12,5 @@ mod watch;
 pub use find::{Found, find};
 pub use manager::{Manager, ManagerOptions, Opened, Which};
 pub use names::{StepFormat, StepFormats};
-pub use outcome::SaveOutcome;
 pub use steps::{Run, StepEntry, StepState, open};
 pub use watch::{NewStep, NewSteps, WatchOptions};

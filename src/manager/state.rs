@@ -115,8 +115,12 @@ impl Shared {
     }
 
     /// Says why a step is not saved, if so.
-    pub(super) fn refusal(&self, step: u64, replaces: bool) -> Option<SkipReason> {
-        let context = self.context(&self.lock(), step);
+    pub(super) fn refusal(
+        &self,
+        (step, preempted): (u64, bool),
+        replaces: bool,
+    ) -> Option<SkipReason> {
+        let context = SaveContext { preempted, ..self.context(&self.lock(), step) };
         if let Some(reason) = context.outdated().filter(|_| !replaces) {
             return Some(reason);
         }
@@ -126,30 +130,8 @@ impl Shared {
 
     /// Returns what writes a request, with everything but what is borrowed.
     pub(super) fn writer(&self, request: &mut SaveRequest<'_>) -> Result<CheckpointWriter> {
-        if let Some(name) = &request.duplicate {
-            return Err(Error::invalid("two items have one name").with("item", name));
-        }
-        let mut options = request.options.take().unwrap_or_else(|| self.options.save.clone());
-        options.overwrite = request.overwrite;
-        let mut writer = self
-            .run
-            .writer(request.step)
-            .metadata(std::mem::take(&mut request.metadata))
-            .options(options)
-            .priority(request.priority);
-        for (name, item) in std::mem::take(&mut request.items) {
-            writer = writer.item(name, item);
-        }
-        for (name, handler) in std::mem::take(&mut request.item_handlers) {
-            writer = writer.item_handler(name, handler);
-        }
-        for (name, value) in std::mem::take(&mut request.item_metadata) {
-            writer = writer.item_metadata(name, value);
-        }
-        for (name, value) in &request.metrics {
-            writer = writer.metric(name, *value);
-        }
-        Ok(writer)
+        let writer = self.run.writer(request.step).joined(self.options.together.clone());
+        request.write(writer, &self.options.save)
     }
 
     /// Lists a save that ended well, remembers one that did not, and has the old steps swept.
@@ -165,7 +147,7 @@ impl Shared {
                 let took = self.engine.clock().elapsed().saturating_sub(began);
                 let (place, bytes) = (saved.place.to_string(), saved.stored_bytes);
                 self.tell(&Event::Saved { step, place, bytes, took });
-                if !matches!(self.options.preservation, Preservation::All) {
+                if self.options.rules() && !matches!(self.options.preservation, Preservation::All) {
                     self.in_background(|shared| shared.retain());
                 }
             }

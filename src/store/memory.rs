@@ -38,6 +38,15 @@ impl fmt::Debug for MemoryStore {
     }
 }
 
+/// The time of this store.
+fn now() -> SystemTime {
+    #[cfg(test)]
+    if let Some(machine) = crate::tasks::simulated::machine() {
+        return machine.time();
+    }
+    SystemTime::now()
+}
+
 fn lock(objects: &Mutex<Objects>) -> MutexGuard<'_, Objects> {
     objects.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -207,7 +216,7 @@ impl Store for MemoryStore {
             _ => payload.concat().into(),
         };
         self.object(key, |objects| {
-            objects.insert(key.to_owned(), (bytes, SystemTime::now()));
+            objects.insert(key.to_owned(), (bytes, now()));
             Ok(())
         })
     }
@@ -217,7 +226,7 @@ impl Store for MemoryStore {
             if objects.contains_key(key) {
                 return Err(Error::exists("exists already"));
             }
-            objects.insert(key.to_owned(), (payload, SystemTime::now()));
+            objects.insert(key.to_owned(), (payload, now()));
             Ok(())
         })
     }
@@ -241,7 +250,7 @@ impl Store for MemoryStore {
         let checked = key::check_key(from).and_then(|()| key::check_key(to));
         self.answer(from, checked, |objects| {
             let bytes = find(objects, from)?.0.clone();
-            objects.insert(to.to_owned(), (bytes, SystemTime::now()));
+            objects.insert(to.to_owned(), (bytes, now()));
             Ok(())
         })
     }
@@ -351,7 +360,7 @@ impl ObjectWriter for MemoryWriter {
             let size = self.size(Some(bytes))?;
             let mut content = std::mem::take(&mut *self.bytes());
             content.resize(size, 0);
-            let entry = (content.into(), SystemTime::now());
+            let entry = (content.into(), now());
             lock(&self.objects).insert(self.key.clone(), entry);
             Ok(())
         };

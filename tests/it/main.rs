@@ -20,6 +20,7 @@ mod items;
 mod laws;
 mod manager;
 mod manager_model;
+mod many;
 mod options;
 mod pressure;
 mod remote;

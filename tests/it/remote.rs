@@ -14,7 +14,7 @@ fn engine() -> Arc<Engine> {
 }
 
 /// The options and URL of the emulator's bucket; `None` where there is no emulator.
-fn emulator() -> Option<(String, Vec<(String, String)>)> {
+pub(crate) fn emulator() -> Option<(String, Vec<(String, String)>)> {
     let Ok(url) = std::env::var("MILEPOST_TEST_S3") else {
         println!("SKIPPED: MILEPOST_TEST_S3 is not set");
         return None;

@@ -159,8 +159,9 @@ def _manager(
         prefix = ""
     metadata = orbax.run_custom_metadata(source) or None
     return CheckpointManager(
-        goal.path, step_prefix=prefix, step_width=_width(chosen), metadata=metadata, **storage
-    )
+        goal.path, step_prefix=prefix, step_width=_width(chosen), metadata=metadata, together=False,
+        **storage,
+    )  # fmt: skip
 
 
 def _width(chosen: list[ForeignStep]) -> int:

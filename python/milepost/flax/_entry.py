@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -103,9 +104,12 @@ def _discard(path: str) -> None:
         shutil.rmtree(beside)
 
 
-def temporary(path: str) -> str:
-    """A new name beside a path, of an attempt that nobody takes for a checkpoint."""
-    return f"{path}{_BESIDE}{secrets.token_hex(16)}"
+def temporary(path: str, *, shared: bool = False) -> str:
+    """A name beside a path, of an attempt that nobody takes for a checkpoint: a new one, or the one that all processes of
+    a job find.
+    """
+    name = hashlib.blake2b(path.encode(), digest_size=16).hexdigest()
+    return f"{path}{_BESIDE}{name if shared else secrets.token_hex(16)}"
 
 
 def sweep(directory: str, prefix: str) -> None:

@@ -21,7 +21,9 @@ from flax import errors
 import milepost as mp
 
 from .. import _foreign
-from .._errors import SaveTimeout, Unsupported
+from .._errors import SaveTimeout
+from .._together import declining, resolve
+from ..orbax.multihost import process_count, process_index
 from .._save import cancel_and_wait
 from . import _content, _distributed, _entry, _names, _orbax, _state
 from ._directory import Directory, local
@@ -85,7 +87,7 @@ def save_checkpoint(
             the leaf.
     """
     return _save(
-        _Save(ckpt_dir, target, step, prefix, Retention(keep, overwrite, keep_every_n_steps)),
+        _Save(ckpt_dir, target, step, prefix, Retention(keep, overwrite, keep_every_n_steps), False),
         async_manager,
         orbax_checkpointer,
         None,
@@ -104,7 +106,7 @@ def save_checkpoint_multiprocess(
     gda_manager: Any = None,
     orbax_checkpointer: Any = None,
 ) -> str:
-    """Saves as `save_checkpoint`; arrays may be sharded over all devices of this process.
+    """Saves as `save_checkpoint`, together with all processes of JAX: each writes its own shards.
 
     Args:
         gda_manager: a `GlobalAsyncCheckpointManager`, ours or JAX's; needed for arrays that have
@@ -114,13 +116,12 @@ def save_checkpoint_multiprocess(
     Raises:
         flax.errors.MPACheckpointingRequiredError: an array has shards in other processes, and no
             manager is given.
-        Unsupported: several processes save together.
         SaveTimeout: it took longer than `timeout_secs`; nothing is visible.
     """
     if gda_manager is not None:
         gda_manager.wait_until_finished()
     return _save(
-        _Save(ckpt_dir, target, step, prefix, Retention(keep, overwrite, keep_every_n_steps)),
+        _Save(ckpt_dir, target, step, prefix, Retention(keep, overwrite, keep_every_n_steps), None),
         async_manager,
         orbax_checkpointer,
         gda_manager,
@@ -132,10 +133,18 @@ class _Save:
     """A save that was asked for: what, where, and what stays."""
 
     def __init__(
-        self, ckpt_dir: Any, target: Any, step: Any, prefix: str, retention: Retention
+        self,
+        ckpt_dir: Any,
+        target: Any,
+        step: Any,
+        prefix: str,
+        retention: Retention,
+        together: bool | None,
     ) -> None:
         self.directory = Directory(ckpt_dir, prefix)
         self.target, self.step, self.retention = target, step, retention
+        # None: with all processes of JAX, False: alone.
+        self.together = together
         self.text = self.directory.text_of(step)
         self.path = self.directory.path_of(step)
 
@@ -158,13 +167,15 @@ class _Save:
         items, said = _content.items_of(_state.to_state_dict(self.target))
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         kind = _entry.kind_of(self.path)
-        beside = _entry.temporary(self.path) if kind == "foreign" else None
+        is_shared = self.together is None and process_count() > 1
+        beside = _entry.temporary(self.path, shared=is_shared) if kind == "foreign" else None
         handle = mp.save_async(
             beside or self.path,
             items=items,
             item_metadata=said,
-            overwrite=self.retention.overwrite and beside is None,
+            overwrite=is_shared if beside is not None else self.retention.overwrite,
             priority="foreground",
+            together=self.together,
         )
         return handle, beside
 
@@ -176,10 +187,11 @@ class _Save:
             handle.cancel()
             if handle.exception() is not None:
                 raise
-        if beside is not None:
-            _entry.replace(beside, self.path)
         LOG.info("saved the checkpoint %s", self.path)
-        self.clean()
+        if self.together is False or process_index() == 0:
+            if beside is not None:
+                _entry.replace(beside, self.path)
+            self.clean()
 
 
 def _save(
@@ -194,12 +206,15 @@ def _save(
         async_manager.wait_previous_save()
     if orbax_checkpointer is not None:
         _orbax.wait(orbax_checkpointer)
-    _check_processes(save, gda_manager, is_multiprocess)
-    save.check()
     if orbax_checkpointer is not None:
+        save.check()
         overwrite = save.retention.overwrite
-        _orbax.save(orbax_checkpointer, save.path, save.target, overwrite, save.clean)
+        clean = save.clean if process_index() == 0 else lambda: None
+        _orbax.save(orbax_checkpointer, save.path, save.target, overwrite, clean)
         return save.text
+    _check_processes(save, gda_manager, is_multiprocess)
+    with declining(resolve(save.together, save.path)):
+        save.check()
     handle, beside = save.start()
     timeout = getattr(gda_manager, "timeout_secs", None)
     if async_manager is not None:
@@ -214,25 +229,18 @@ def _save(
 
 
 def _check_processes(save: _Save, gda_manager: Any, is_multiprocess: bool) -> None:
-    """Passes where this process can save all of the target alone.
+    """Passes where all of the target is saved, by this process or by several.
 
     Raises:
         MPACheckpointingRequiredError: an array is not all here, and nothing says that others save,
             too.
-        Unsupported: several processes are to save one checkpoint.
     """
     import jax
 
     leaves = jax.tree_util.tree_leaves(_state.to_state_dict(save.target))
     here = all(leaf.is_fully_addressable for leaf in leaves if isinstance(leaf, jax.Array))
-    if not here and gda_manager is None:
+    if not here and (gda_manager is None or not is_multiprocess):
         raise errors.MPACheckpointingRequiredError(save.text, save.step)
-    if not here or (is_multiprocess and jax.process_count() > 1):
-        raise Unsupported(
-            "several processes cannot save one checkpoint yet",
-            context={"path": save.text, "processes": str(jax.process_count())},
-            hint="gather the arrays and save from one process, or give each its own directory",
-        )
 
 
 def restore_checkpoint(

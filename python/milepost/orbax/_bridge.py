@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import milepost as mp
+from milepost._together import declining
 
 from . import checkpoint_args
+from ._shared_files import share_files
 from .handlers import base
 
 DEFAULT_ITEM = "default"
@@ -90,13 +92,22 @@ def native_item_of(handler: Any, args: Any, name: str = DEFAULT_ITEM) -> Prepare
     return Prepared(native, metadata or None)
 
 
-def items_of(pairs: Mapping[str, tuple[Any, Any]]) -> PreparedItems:
-    """The items of several (handler, args), by name. Names are sorted, as Orbax's are."""
+def items_of(
+    pairs: Mapping[str, tuple[Any, Any]], together: mp.Together | None = None
+) -> PreparedItems:
+    """The items of several (handler, args), by name. Names are sorted, as Orbax's are.
+
+    Args:
+        together: The processes that save them; each has the same names.
+    """
     prepared = PreparedItems()
     try:
-        for name in sorted(pairs):
-            handler, args = pairs[name]
-            prepared.add(name, item_of(handler, args, name))
+        with declining(together):
+            for name in sorted(pairs):
+                prepared.add(name, item_of(*pairs[name], name))
+        files = [name for name in sorted(pairs) if not base.is_native(pairs[name][0])]
+        if together is not None and files:
+            share_files(together, {name: Path(prepared.items[name].path) for name in files})
     except BaseException:
         prepared.close()
         raise

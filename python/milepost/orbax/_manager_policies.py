@@ -55,6 +55,10 @@ class Policies:
 
         return mp.SaveDecision.when(decide)
 
+    def is_by_steps(self) -> bool:
+        """Tells whether processes that see the same steps decide the same."""
+        return save_decision_policy.is_by_steps(self._decision)
+
     def preservation(self) -> mp.Preservation:
         """Returns what to keep."""
 

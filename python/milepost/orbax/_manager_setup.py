@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from . import _bridge
+from . import _bridge, multihost
 from ._manager_items import ItemHandlers
 from ._manager_options import CheckpointManagerOptions
 from ._manager_saves import Finish
@@ -116,6 +116,12 @@ def finish_of(options: CheckpointManagerOptions, asynchronous: AsyncOptions) -> 
 
     callback = asynchronous.post_finalization_callback
     return Finish(options.file_options.path_permission_mode, barrier, callback)
+
+
+def meeting(url: str, options: CheckpointManagerOptions, timeout: float | None) -> Any:
+    """Returns with whom this process saves at a place; False: alone."""
+    processes = options.multiprocessing_options
+    return multihost.together(url, processes.primary_host, processes.active_processes, timeout)
 
 
 def create_run(url: str, options: CheckpointManagerOptions) -> None:

@@ -6,6 +6,7 @@ itself; both are understood. What another library left there is read through `mi
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -33,7 +34,8 @@ def destination(directory: Any, force: bool) -> str:
     if not force:
         raise exists(url)
     if os.path.isdir(url) and not os.path.islink(url) and not os.listdir(url):
-        os.rmdir(url)
+        with contextlib.suppress(FileNotFoundError):  # another process of the job was faster
+            os.rmdir(url)
     return url
 
 

@@ -24,9 +24,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import milepost as mp
+from milepost._together import declining
 
 from . import _bridge, _manager_foreign, _manager_log, _manager_restore, _manager_setup, _metrics
-from . import _place_of_checkpoint, checkpoint_args, multihost
+from . import _place_of_checkpoint, checkpoint_args
 from . import _manager_options as _options
 from ._composite import Composite, CompositeArgs
 from ._manager_foreign import ForeignSteps
@@ -112,6 +113,7 @@ class CheckpointManager(AbstractCheckpointManager):
             keywords["metadata"] = dict(metadata)
         self._native = NativeRun(
             self._url,
+            together=False if options.read_only else _manager_setup.meeting(self._url, options, self._timeout),
             decision=None if options.read_only else self._policies.decision(),
             preservation=None if options.read_only else self._policies.preservation(),
             **keywords,
@@ -177,10 +179,20 @@ class CheckpointManager(AbstractCheckpointManager):
     # --- saving
 
     def should_save(self, step: int) -> bool:
-        """Tells whether `save(step)` would save now."""
+        """Tells whether `save(step)` would save now.
+
+        In several processes all ask it: what a clock or a function decides, the primary one decides
+        for all.
+        """
         step = _step_number(step)
         if self._options.read_only:
             return False
+        together = self._native.together
+        if together is None or self._policies.is_by_steps():
+            return self._is_due(step)
+        return together.decide(lambda: self._is_due(step))
+
+    def _is_due(self, step: int) -> bool:
         is_preempted = not self._native.preempted and _jax_preempts(step)
         if is_preempted:
             self._native.preempt()
@@ -231,17 +243,19 @@ class CheckpointManager(AbstractCheckpointManager):
         if self._options.read_only or not (force or self.should_save(step)):
             return False
         log = SaveLog(step, self._url, self._last_saved)
-        self._saves.settle()
-        self._saves.check()
-        if not self._native.steps() and step in self._foreign.steps():
-            raise mp.StepAlreadyExists(
-                f"another library's step is there, and is not overwritten. step=`{step}`, "
-                f"run=`{self._url}`"
-            )
-        measured = None if metrics is None else _metrics.plain(metrics)
-        self._policies.rank(measured)
-        log.waiting()
-        self._save_step(step, args, measured, bool(force), _checked(custom_metadata))
+        with declining(self._native.together):
+            self._saves.settle()
+            self._saves.check()
+            if not self._native.steps() and step in self._foreign.steps():
+                raise mp.StepAlreadyExists(
+                    f"another library's step is there, and is not overwritten. step=`{step}`, "
+                    f"run=`{self._url}`"
+                )
+            measured = None if metrics is None else _metrics.plain(metrics)
+            self._policies.rank(measured)
+            log.waiting()
+            custom = _checked(custom_metadata)
+        self._save_step(step, args, measured, bool(force), custom)
         if self._logger is not None:
             self._last_saved = time.time()
             preempted = self.reached_preemption(step)
@@ -346,6 +360,7 @@ class CheckpointManager(AbstractCheckpointManager):
         """
         self._saves.wait()
         self._native.wait()
+        self._native.forget_deleted()
         self._saves.check_all()
 
     def check_for_errors(self) -> None:
@@ -428,11 +443,15 @@ class CheckpointManager(AbstractCheckpointManager):
                 "this manager saves and restores items by name: give a Composite of their args"
             )
 
-    def _save_items(self, args: Any) -> tuple[_bridge.PreparedItems, dict[str, Any]]:
+    def _save_items(
+        self, args: Any, together: mp.Together | None
+    ) -> tuple[_bridge.PreparedItems, dict[str, Any]]:
         """Returns the native items, and the handler of each."""
-        named = {DEFAULT_ITEM_NAME: args} if self._default else dict(args.items())
-        pairs = {n: (self._items.for_save(n, a), a) for n, a in named.items() if a is not None}
-        return _bridge.items_of(pairs), {name: handler for name, (handler, _) in pairs.items()}
+        with declining(together):
+            named = {DEFAULT_ITEM_NAME: args} if self._default else dict(args.items())
+            pairs = {n: (self._items.for_save(n, a), a) for n, a in named.items() if a is not None}
+        handlers = {name: handler for name, (handler, _) in pairs.items()}
+        return _bridge.items_of(pairs, together), handlers
 
     # --- saves and steps
 
@@ -441,8 +460,7 @@ class CheckpointManager(AbstractCheckpointManager):
     ) -> None:
         is_written = metrics is not None and not self._options.prevent_write_metrics
         numbers = _add_metrics(custom, metrics) if is_written else {}
-        multihost.refuse_several_processes(self._options.multiprocessing_options.primary_host)
-        prepared, handlers = self._save_items(args)
+        prepared, handlers = self._save_items(args, self._native.together)
         try:
             _manager_setup.create_run(self._url, self._options)
             handle = self._native.save(
@@ -473,14 +491,17 @@ class CheckpointManager(AbstractCheckpointManager):
         if self._options.read_only:
             return False
         self._saves.check()
-        url = _place_of_checkpoint.destination(path, force)
-        metadata = _checked(custom)
-        numbers = {} if metrics is None else _add_metrics(metadata, _metrics.plain(metrics))
-        multihost.refuse_several_processes(self._options.multiprocessing_options.primary_host)
-        prepared, handlers = self._save_items(args)
+        url = url_of(path)
+        together = _manager_setup.meeting(url, self._options, self._timeout) or None
+        with declining(together):
+            _place_of_checkpoint.destination(path, force)
+            metadata = _checked(custom)
+            numbers = {} if metrics is None else _add_metrics(metadata, _metrics.plain(metrics))
+        prepared, handlers = self._save_items(args, together)
         try:
             handle = mp.save_async(
                 url,
+                together=together or False,
                 items=prepared.items,
                 item_metadata=prepared.item_metadata,
                 metrics=numbers,

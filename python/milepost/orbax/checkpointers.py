@@ -15,11 +15,13 @@ from typing import Any
 import milepost as mp
 from milepost._errors import AlreadyExists, MilepostError
 from milepost._save import cancel_and_wait, may_hold
+from milepost._together import declining
 
 from . import _bridge, _manager_foreign, _place_of_checkpoint, checkpoint_args, metadata, multihost
 from ._background import InFlight
 from ._composite import CompositeResults
 from ._manager_saves import Finish
+from ._run_path import url_of
 from .handlers import CompositeCheckpointHandler, PyTreeCheckpointHandler, StandardCheckpointHandler
 from .handlers import base
 from .handlers.pytree import StandardRestoreArgs, StandardSaveArgs, compression_of
@@ -184,11 +186,19 @@ class Checkpointer(AbstractCheckpointer):
     ) -> tuple[Any, str]:
         if custom_metadata is not None:
             json.dumps(custom_metadata)
-        multihost.refuse_several_processes(self._multiprocessing_options.primary_host)
-        url = _place_of_checkpoint.destination(directory, force)
-        self._check_atomicity(url)
-        given = construct_checkpoint_args(self._handler, True, *args, **kwargs)
-        prepared = self._prepared(given)
+        url = url_of(directory)
+        processes = self._multiprocessing_options
+        together = multihost.together(
+            url,
+            processes.primary_host,
+            processes.active_processes,
+            getattr(self, "_timeout_secs", None),
+        )
+        with declining(together or None):
+            _place_of_checkpoint.destination(directory, force)
+            self._check_atomicity(url)
+            given = construct_checkpoint_args(self._handler, True, *args, **kwargs)
+        prepared = self._prepared(given, together or None)
         try:
             handle = mp.save_async(
                 url,
@@ -200,6 +210,7 @@ class Checkpointer(AbstractCheckpointer):
                 compression=self._compression,
                 # The synchronous one returns when all is written.
                 handover=priority == "foreground" and may_hold(self._compression),
+                together=together,
             )
         except AlreadyExists:
             raise _place_of_checkpoint.exists(url) from None
@@ -207,10 +218,10 @@ class Checkpointer(AbstractCheckpointer):
             prepared.close()
         return handle, url
 
-    def _prepared(self, args: Any) -> _bridge.PreparedItems:
+    def _prepared(self, args: Any, together: Any) -> _bridge.PreparedItems:
         if isinstance(self._handler, CompositeCheckpointHandler):
-            return self._handler.prepare(args)
-        return _bridge.items_of({_bridge.DEFAULT_ITEM: (self._handler, args)})
+            return self._handler.prepare(args, together)
+        return _bridge.items_of({_bridge.DEFAULT_ITEM: (self._handler, args)}, together)
 
     def _finish(self) -> Finish:
         return Finish(mode=self._file_options.path_permission_mode)

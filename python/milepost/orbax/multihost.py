@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Set
 from typing import Any
 
 from milepost._errors import Unsupported
+from milepost._together import Together, of_jax, running_jax
 
 __all__ = [
     "broadcast_one_to_all",
@@ -15,6 +17,7 @@ __all__ = [
     "reached_preemption",
     "refuse_several_processes",
     "sync_global_processes",
+    "together",
 ]
 
 
@@ -35,9 +38,7 @@ def process_count() -> int:
 
 
 def refuse_several_processes(primary_host: int | None = 0) -> None:
-    """Refuses a save that several processes would have to make together.
-
-    Where each process is its own primary (``primary_host=None``, node-local storage) each saves for itself.
+    """Refuses what several processes cannot do together: a save in parts.
 
     Raises:
         milepost.Unsupported: JAX runs on more than one process.
@@ -47,10 +48,37 @@ def refuse_several_processes(primary_host: int | None = 0) -> None:
         return
     if jax.process_count() > 1:
         raise Unsupported(
-            "several processes cannot save one checkpoint together yet",
+            "several processes cannot save one checkpoint in parts",
             context={"processes": str(jax.process_count())},
-            hint="gather the state in one process, or set primary_host=None for node-local storage",
+            hint="save the tree in one call, or set primary_host=None for node-local storage",
         )
+
+
+def together(
+    url: str,
+    primary_host: int | None = 0,
+    active_processes: Set[int] | None = None,
+    timeout: float | None = None,
+) -> Together | bool:
+    """With whom this process saves at a place: a meeting of JAX's processes; False: alone.
+
+    Where each process is its own primary (``primary_host=None``, node-local storage) each saves for itself. The others are
+    waited for `timeout` seconds, ten minutes where it is None.
+
+    Raises:
+        milepost.Invalid: this process is none of the active ones.
+    """
+    state = None if primary_host is None else running_jax()
+    if state is None:
+        return False
+    count = int(state.num_processes)
+    members = sorted(range(count) if active_processes is None else active_processes)
+    if members == [int(state.process_id)]:
+        return False
+    # The primary one is first: it deletes old steps, and its metadata is stored.
+    members.sort(key=lambda process: process != primary_host)
+    meeting = of_jax(url, None if members == list(range(count)) else tuple(members))
+    return meeting if timeout is None else meeting.within(timeout)
 
 
 def is_primary_host(primary_host: int | None) -> bool:

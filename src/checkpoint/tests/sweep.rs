@@ -411,3 +411,28 @@ fn two_may_sweep_at_once() {
     }
     assert!(is_whole(&engine, &kept));
 }
+
+#[test]
+fn parts_are_dead_when_their_mark_is_and_nothing_was_put_for_a_minute() {
+    for rename in [true, false] {
+        let engine = engine();
+        let store = Aged::new(rename);
+        let run = Place::new(Arc::clone(&store) as _, "run");
+        let parts = run.join(&format!(".milepost/parts/{ID}"));
+        put(&parts, "3", "a part");
+        put(&run, &format!(".milepost/parts/{ID}.lease"), &forged(&engine, ID, false));
+        if rename {
+            left_behind(&run, Some(&forged(&engine, ID, false)));
+        } else {
+            let claim = Claim { writer: ID.to_owned(), heartbeat_ms: 1, holder: None };
+            let claim = String::from_utf8(claim_document(&claim)).unwrap();
+            put(&run.join("7"), "_milepost/zarr.json", &claim);
+            store.age("run/7/", 5);
+        }
+        assert!(plan(&engine, &run).is_empty(), "another of its writers may take over");
+        store.age(&format!("run/.milepost/parts/{ID}/"), 2);
+        assert_eq!(kinds(&plan(&engine, &run)), [LeftoverKind::Attempt, LeftoverKind::Parts]);
+        sweep_all(&engine, &run);
+        assert!(!store.keys().iter().any(|key| key.contains("/parts/")), "{:?}", store.keys());
+    }
+}

@@ -149,6 +149,16 @@ impl SaveDecision {
         }
     }
 
+    /// Tells whether the step alone decides, so that everybody who asks gets the same answer.
+    #[must_use]
+    pub fn is_by_step(&self) -> bool {
+        match self {
+            Self::Interval(_) | Self::Steps(_) => true,
+            Self::Any(members) | Self::All(members) => members.iter().all(Self::is_by_step),
+            _ => false,
+        }
+    }
+
     /// Decides whether to save, by policy alone: see [`SaveContext::outdated`].
     #[must_use]
     pub fn decide(&self, context: &SaveContext) -> Decision {

@@ -168,6 +168,19 @@ class ShouldSaveFnPolicy(SaveDecisionPolicy):
         return bool(self.should_save_fn(step.step, latest))
 
 
+def is_by_steps(policy: Any) -> bool:
+    """Tells whether a policy asks for nothing but steps, and for preemption that jax tells to all."""
+    if isinstance(policy, AnySavePolicy):
+        return all(is_by_steps(member) for member in policy.policies)
+    known = (
+        FixedIntervalPolicy,
+        SpecificStepsPolicy,
+        InitialSavePolicy,
+        PreemptionCheckpointingPolicy,
+    )
+    return type(policy) in known
+
+
 def compiled(
     policy: SaveDecisionPolicy, ask: Callable[[SaveDecisionPolicy, mp.SaveContext], bool]
 ) -> mp.SaveDecision:

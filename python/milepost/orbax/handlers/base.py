@@ -167,7 +167,7 @@ class NativeHandler(AsyncCheckpointHandler):
         place = place_in(Path(directory), type(self).__name__)
         metadata = {ITEM: prepared.metadata} if prepared.metadata else None
         try:
-            mp.save(str(place), items={ITEM: prepared.item}, item_metadata=metadata)
+            mp.save(str(place), items={ITEM: prepared.item}, item_metadata=metadata, together=False)
         finally:
             prepared.close()
 

@@ -131,7 +131,7 @@ class CompositeCheckpointHandler(base.AsyncCheckpointHandler):
                 return None
         return self._made[kind]
 
-    def prepare(self, args: Any) -> Any:
+    def prepare(self, args: Any, together: Any = None) -> Any:
         """The `_bridge.PreparedItems` of a composite; an item that is None is skipped."""
         from .. import _bridge
 
@@ -142,7 +142,7 @@ class CompositeCheckpointHandler(base.AsyncCheckpointHandler):
             for name, given in args.items()
             if given is not None
         }
-        return _bridge.items_of(pairs)
+        return _bridge.items_of(pairs, together)
 
     def restore_from(self, checkpoint: Any, args: Any = None) -> CompositeResults:
         """The items that args name, or all, from an open checkpoint.
@@ -184,7 +184,12 @@ class CompositeCheckpointHandler(base.AsyncCheckpointHandler):
         prepared = self.prepare(args)
         place = base.place_in(Path(directory), type(self).__name__)
         try:
-            mp.save(str(place), items=prepared.items, item_metadata=prepared.item_metadata)
+            mp.save(
+                str(place),
+                items=prepared.items,
+                item_metadata=prepared.item_metadata,
+                together=False,
+            )
         finally:
             prepared.close()
 

@@ -19,6 +19,7 @@ import milepost as mp
 from milepost.orbax.v1 import _items, _resave
 from milepost.orbax.v1._context import Context, get_context
 from milepost.orbax.v1._operation import AsyncResponse, Response, in_background
+from milepost.orbax.v1._saving import together
 from milepost.orbax.v1._source import _inside, kind_at
 from milepost.orbax.v1.errors import InvalidLayoutError
 from milepost.orbax.v1.options import CheckpointLayout
@@ -90,8 +91,13 @@ def start(
       commit: Commits what is left in the checkpoint's place, with the keywords of `milepost.save`.
         None: as a checkpoint that stands alone.
     """
+    meeting = None if commit is not None else together(location, context)
+    if isinstance(meeting, mp.Together) and meeting.index > 0:
+        return in_background(f"delete {location}", lambda: True)  # the primary process deletes
     if commit is None:
-        commit = functools.partial(mp.save, location, overwrite=True, progress=False)
+        commit = functools.partial(
+            mp.save, location, overwrite=True, progress=False, together=False
+        )
     if not is_local(location):
         raise mp.Unsupported(
             "checkpoints that stand alone are deleted on a local disk only",

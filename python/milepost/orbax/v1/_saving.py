@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import milepost as mp
 from milepost._save import may_hold
-from milepost.orbax.multihost import refuse_several_processes
+from milepost.orbax import multihost
 from milepost.orbax.v1 import _budget, _items
 from milepost.orbax.v1._context import Context, get_context
 from milepost.orbax.v1._operation import AsyncResponse, Cancellation, Response, in_background
@@ -134,6 +134,7 @@ def _start(
         if stop is not None:  # the caller waits until all is written
             held = may_hold(keywords.get("compression"))
             keywords["handover"] = keywords.get("handover", False) or held
+        keywords["together"] = together(location, get_context())
         return mp.save_async(location, overwrite=overwrite, priority=priority, **keywords)
 
     return start(
@@ -145,6 +146,13 @@ def _start(
         cancellation=stop,
         metadata=check_metadata(custom_metadata),
     )
+
+
+def together(location: str, context: Context) -> Any:
+    """Returns with whom this process saves at a place."""
+    processes = context.multiprocessing
+    timeout = context.asynchronous.timeout_secs
+    return multihost.together(location, processes.primary_host, processes.active_processes, timeout)
 
 
 def check_metadata(custom_metadata: Any) -> dict[str, Any] | None:
@@ -222,7 +230,6 @@ def start(
     Returns a response whose result is None.
     """
     check_context(context, saving=True)
-    refuse_several_processes(context.multiprocessing.primary_host)
     begun = time.monotonic()
     if cancellation is None:
         cancellation = Cancellation()

@@ -26,6 +26,7 @@ import milepost as mp
 from milepost._structure import Branch, key_text
 from milepost.orbax import _leaf_types
 from milepost.orbax._leaf_types import LeafTypes
+from milepost.orbax.multihost import refuse_several_processes
 from milepost.orbax.v1 import _items, _resave, _saving
 from milepost.orbax.v1._context import get_context
 from milepost.orbax.v1._flat_tree import flat
@@ -95,6 +96,7 @@ def _destination(path: PathLike) -> str:
         raise PartialSaveError(
             f"partial saves are made on a local disk, not at {location}: save the tree in one call"
         )
+    refuse_several_processes(get_context().multiprocessing.primary_host)
     if os.path.lexists(location):
         raise FileExistsError(f"Finalized checkpoint already exists at {location}.")
     return location

@@ -87,6 +87,7 @@ class PyTreeHandler(CheckpointableHandler[Any, Any]):
                 items={_items.STATE: held.item},
                 item_metadata={_items.STATE: held.metadata},
                 progress=False,
+                together=False,
                 **keywords,
             )
 

@@ -15,10 +15,12 @@ from milepost.orbax import _metrics
 from milepost.orbax._manager_foreign import ForeignSteps
 from milepost.orbax._native_run import NativeRun
 from milepost.orbax.checkpoint_managers import preservation_policy as preservation
+from milepost.orbax.checkpoint_managers import save_decision_policy
 from milepost.orbax.path import step as v0_step
 from milepost.orbax.v1 import _budget
 from milepost.orbax.v1._context import Context
 from milepost.orbax.v1._milepost_source import MilepostSource
+from milepost.orbax.v1._saving import together
 from milepost.orbax.v1._source import Source, open_source
 from milepost.orbax.v1.path import PathLike, is_local, locate, path_of
 from milepost.orbax.v1.path import step as step_names
@@ -93,6 +95,7 @@ class Steps:
             read_formats=tuple((one.prefix, one.width) for one in formats[1:]),
             trash=context.deletion.gcs_deletion_options.todelete_full_path,
             engine=_budget.for_save(context),
+            together=together(self.location, context),
             **manager_options,
         )
         self._name = v0_step.NativeFormat(*self.manager.step_format)
@@ -123,6 +126,14 @@ class Steps:
         if not found and self._foreign.may_be_any():
             found = [self._of_foreign(step) for step in self._foreign.steps()]
         return sorted(found, key=lambda one: one.step)
+
+    def agreed(self, policy: Any, decides: Callable[[], bool]) -> bool:
+        """Returns what a policy decides; what a clock or a function decides, one process decides
+        for all."""
+        together = self.manager.together
+        if together is None or save_decision_policy.is_by_steps(policy):
+            return decides()
+        return together.decide(decides)
 
     def reload(self) -> None:
         """Has the run listed again."""

@@ -280,7 +280,7 @@ class Checkpointer:
                 context={"run": self._steps.location, "step": str(step)},
                 hint="pass overwrite=True to replace it",
             )
-        if not force and not self._decides(step, replaces=exists):
+        if not (force or self._steps.agreed(self._decision, lambda: self._decides(step, replaces=exists))):
             self._raise_background_errors()
             return None
         self._wait_for_save()

@@ -12,7 +12,13 @@
 //!
 //! **Invariant:** nothing that is visible is deleted or changed before its replacement is committed.
 
-use super::layout::{BESIDE, DOCUMENT, INDEXES, MARK, RECORD_BYTES_MAX, TMP, revision_name};
+mod adopt;
+
+pub(crate) use adopt::{Ending, Handover, committed, end};
+
+use adopt::directory_of;
+
+use super::layout::{DOCUMENT, INDEXES, MARK, RECORD_BYTES_MAX, revision_name};
 use super::{
     lease::{Holder, Lease, StoreTime},
     marks::{Intent, check_unused, is_claim_alive, read_claim},
@@ -22,7 +28,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     io::Engine,
     store::{Listing, Place, RenameMode, Span},
-    tasks::{PerProcess, Pool, Priority},
+    tasks::{PerProcess, Priority, sleep},
 };
 use bytes::Bytes;
 use milepost_formats::{
@@ -199,12 +205,8 @@ impl Attempt {
 
     async fn begin_rename(engine: &Arc<Engine>, wish: Wish) -> Result<Self> {
         refuse_occupied(&wish).await?;
-        let place = if let Some(run) = &wish.run {
-            run.join(&format!("{TMP}/{}", wish.writer))
-        } else {
-            let name = format!("{}{BESIDE}{}", wish.target.name(), wish.writer);
-            wish.target.parent().join(&name)
-        };
+        let (directory, name) = directory_of(&wish);
+        let place = directory.join(&name);
         let store = place.store();
         let holder = Holder::this(engine, &wish.writer, wish.step);
         // The mark is there before the directory and goes after it.
@@ -433,7 +435,7 @@ async fn delete_stubborn(place: &Place) -> Result<()> {
     for round in 0..ABANDON_ROUNDS {
         result = store.delete_all(place.prefix()).await;
         if place.local_path().is_some() {
-            pause(Duration::from_millis(10 << round)).await;
+            sleep(Duration::from_millis(10 << round)).await;
         }
         let empty =
             store.list(place.prefix()).await.map(|l| l.objects.is_empty() && l.prefixes.is_empty());
@@ -443,16 +445,6 @@ async fn delete_stubborn(place: &Place) -> Result<()> {
     }
     // The last round may have left what came during its pause.
     result.and(store.delete_all(place.prefix()).await)
-}
-
-/// Waits without a runtime and without holding up a thread of the engine.
-async fn pause(time: Duration) {
-    let Ok(pool) = Pool::new("milepost-pause", 1) else { return };
-    let sleep = move || {
-        std::thread::sleep(time);
-        Ok(())
-    };
-    drop(pool.run(Priority::Sweep, sleep).await);
 }
 
 /// Tells whether a revision of the step has a claim.
