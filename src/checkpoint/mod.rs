@@ -2,7 +2,7 @@
 //!
 //! A [`CheckpointWriter`] plans its items, writes them into an attempt and publishes the record; a
 //! [`Checkpoint`] is a record that was read, from which indexes, leaves and whole trees are restored or
-//! verified. Several processes save one step together through a [`ParticipantWriter`] each. The layout on disk is spec/layout.md, the commit spec/commit.md.
+//! verified. Several processes save one step together: [`CheckpointWriter::together`]. The layout on disk is spec/layout.md, the commit spec/commit.md.
 
 mod capture;
 mod files;

@@ -1,11 +1,10 @@
 //! The stages of a save of many, by name, as operations of one participant on the store.
 //!
 //! ```text
-//!   declares ─ has declared ─ agrees ─┬─ begins the attempt ─ announces ─┬─ writes ─ half written ─ syncs ─ has synced
-//!                                     └─ hears of the attempt ───────────┘
-//!   ─ puts its part ─ has put its part ─ has met ─┬─ reads a part ─ writes the index ─ commits ─ has committed ─┐
-//!                                                 └─ hears the outcome ─ reads the record                       │
-//!                                        the founder:   tells the outcome ─ sweeps the parts ───────────────────┘
+//!   declares ─ agrees ─┬─ begins the attempt ─ announces ─┬─ writes ─ half written ─ puts its part ─ has met
+//!                      └─ hears of the attempt ───────────┘
+//!   ─┬─ lists the parts ─ reads a part ─ writes the index ─ commits ─ tells the outcome ─ sweeps the parts   (founder)
+//!    └─ hears the outcome                                                                                    (others)
 //! ```
 //! A stage is the instant before an operation, or that before the next one after it.
 
