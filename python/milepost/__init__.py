@@ -80,16 +80,22 @@ def import_safetensors(
     """Imports safetensors (a file, a directory with one, a model by its index) as a checkpoint or a step of a run.
 
     ``split`` is what tensor names are split at into key paths. Nothing is held in memory but what the budget allows.
+    Ctrl-C cancels it: nothing is visible then.
     """
+    from ._items import placed
     from ._place import place
-    from ._save import save_options
+    from ._save import finished, save_options
 
     options = save_options(storage, overwrite)
     where, run = place(source), place(target)
-    url = _milepost.import_safetensors(
+    begun = _milepost.import_safetensors(
         where, run, options, step=step, item=item, split=split, metadata=metadata
     )
-    return open(url)
+    try:
+        saved = finished(SaveHandle(begun), "import", False)
+    except MilepostError as error:
+        raise placed(error, source=str(where)) from error.__cause__
+    return open(saved.url)
 
 
 __all__ = [

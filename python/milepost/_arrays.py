@@ -63,13 +63,13 @@ class Capture:
     together: bool = False
     arrivals: Arrivals | None = None
 
-    def device_leaf(self, array: Any):
-        """The leaf of an array on an accelerator."""
+    def device_leaf(self, array: Any, is_held: bool = False):
+        """The leaf of an array on an accelerator; ``is_held``: of what this process holds of it."""
         if self.arrivals is None:
             from ._device import Arrivals
 
             self.arrivals = Arrivals()
-        return self.arrivals.leaf(array)
+        return self.arrivals.leaf(array, is_held)
 
     def finish(self, has_ended: Callable[[], bool]) -> None:
         """Returns once all is captured; asked after the save was started."""
@@ -230,7 +230,7 @@ def _sharded_leaf(array: Any, capture: Capture):
 def _held_leaf(array: Any, capture: Capture, dtype: np.dtype | None):
     """What this process has of an array that several save together: every box once."""
     if dtype is None and not is_on_host(array.sharding):
-        return capture.device_leaf(array)
+        return capture.device_leaf(array, is_held=True)
     boxes = []
     for (start, shape), shard in distinct_shards(array):
         data = np.ascontiguousarray(np.asarray(shard.data))

@@ -167,6 +167,7 @@ def _moment(ms: int) -> datetime.datetime:
 class Checkpoint:
     """A committed checkpoint. Nothing but its record is read until it is asked for.
 
+    It is what was at its place when it was opened: where another save replaces that, reads raise `Conflict`.
     ``checkpoint["params/h_0/kernel"]`` is one leaf, not read yet; a path of a container gives that part of the tree.
     """
 
@@ -299,7 +300,10 @@ class Checkpoint:
         self._inner.extract(item, os.fspath(directory), overwrite)
 
     def verify(self) -> dict[str, Any]:
-        """Reads and checks every stored byte: ``good``, ``objects``, ``bytes``, ``findings``."""
+        """Reads and checks every stored byte: ``good``, ``objects``, ``bytes``, ``findings``.
+
+        Raises `Conflict` where the checkpoint was replaced, as any read.
+        """
         return self._inner.verify()
 
     def export_safetensors(self, target: Url, **options: Any) -> list[tuple[str, int]]:
@@ -411,10 +415,14 @@ def load(
       select: glob patterns of key paths, without a target: ``"params/**/kernel"``.
       item: which item; default the only one, else ``state``.
       exact: containers as saved (default); False: dicts and lists only.
-      missing: ``"skip"`` keeps the target's own value where nothing is stored. unexpected: ``"ignore"`` leaves out what
+      missing: ``"skip"`` keeps the target's own value where nothing is stored; a struct or ``...`` has none and is a
+        mismatch. unexpected: ``"ignore"`` leaves out what
         the target does not have. containers: ``"by_name"`` lets lists, tuples and dicts meet.
 
-    Raises: `TreeMismatch` (``.mismatches``), `NotFound`, `Corrupt`, `ForeignFormat`.
+    A restored `jax.Array` may use the memory that was read into (`jax.device_put` with ``may_alias``): nobody else has it.
+
+    Raises: `TreeMismatch` (``.mismatches``), `NotFound`, `Corrupt`, `ForeignFormat`; `Conflict` where the checkpoint is
+    replaced meanwhile.
     """
     try:
         checkpoint = open(url, step, engine=engine)

@@ -34,16 +34,16 @@ class Arrivals:
         self._held_bytes = 0
         self._changed = threading.Condition()
 
-    def leaf(self, array: Any):
-        """A leaf over a device array; of one that has shards elsewhere, the boxes that this process is to write."""
+    def leaf(self, array: Any, is_held: bool = False):
+        """A leaf over a device array; ``is_held``: others have the rest, and what counts are the boxes that this process
+        is to write."""
         self._leaves += 1
-        is_whole = array.sharding.is_fully_addressable
-        numbers = _distinct(array) if is_whole else _own(array, self._leaves)
+        numbers = _own(array, self._leaves) if is_held else _distinct(array)
         shards = [_Shard(array, number, self._count) for number in numbers]
         self._shards.extend(shards)
         held = _OnDevice(np.dtype(array.dtype), shards)
         name, shape = data_type_name(held.dtype), list(array.shape)
-        if is_whole:
+        if not is_held:
             return _milepost.Leaf.provider(name, shape, held.part)
         boxes = [(shard.start_index, shard.shape) for shard in shards]
         return _milepost.Leaf.held_provider(name, shape, boxes, held.part)

@@ -37,7 +37,7 @@ class Tree:
             try:
                 made.append(leaf(value, "", capture, options))
             except MilepostError as error:
-                raise _placed(error, leaf=paths.text(number) or "(root)") from error.__cause__
+                raise placed(error, leaf=paths.text(number) or "(root)") from error.__cause__
         return _milepost.Item.tree(structure, made)
 
 
@@ -54,7 +54,7 @@ class _Paths:
         return text(self._paths[number])
 
 
-def _placed(error: MilepostError, **where: str) -> MilepostError:
+def placed(error: MilepostError, **where: str) -> MilepostError:
     """The same error, with where it happened."""
     return type(error)(error.message, context={**error.context, **where}, hint=error.hint)
 
@@ -127,18 +127,20 @@ def payload(
     metrics: Mapping[str, float] | None,
     capture: Capture,
 ) -> dict[str, Any]:
-    """What the engine saves: items, and what is said of them. A value that is no item is a tree."""
+    """What the engine saves: items, and what is said of them. A value that is no item is a tree; ``...``: none is given."""
     if items is None:
+        if tree is ...:
+            raise Invalid("there is nothing to save", hint="give a tree, or items=")
         items = {DEFAULT_ITEM: tree}
-    elif tree is not None:
+    elif tree is not None and tree is not ...:
         raise Invalid("a tree and items are given", hint="give the tree as one of the items")
     made, handlers, said = {}, {}, _members("item_metadata", item_metadata)
-    for name, value in items.items():
+    for name, value in _members("items", items).items():
         item = value if isinstance(value, _ITEMS) else Tree(value)
         try:
             made[name] = item._item(capture)
         except MilepostError as error:
-            raise _placed(error, item=name) from error.__cause__
+            raise placed(error, item=name) from error.__cause__
         if item.handler is not None:
             handlers[name] = item.handler
         if isinstance(item, Files) and item.metadata is not None:
@@ -157,6 +159,9 @@ def _members(what: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
         return {}
     if not isinstance(given, Mapping):
         raise Invalid(f"{what} is a {type(given).__name__}", hint="give a dict with names as keys")
+    odd = [name for name in given if not isinstance(name, str)]
+    if odd:
+        raise Invalid(f"a name in {what} is no string: {odd[0]!r}", hint="give a dict with strings as keys")
     return dict(given)
 
 

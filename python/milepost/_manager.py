@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import datetime
 import math
 import os
 import signal
@@ -13,19 +12,27 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Union, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from . import _milepost
 from ._checkpoint import Checkpoint, foreign_options
+from ._classic import Classic, Seconds, decision_of, seconds
 from ._errors import Conflict, Forked, Invalid, MilepostError, NotFound, SaveTimeout
 from ._items import payload
 from ._place import Engine, Url, local_path, place
 from ._policy import Decision, Metric, Plan, Preservation, SaveDecision
 from ._restore import LoadOptions
-from ._save import SaveHandle, Skipped, StorageOptions, capture_of, captured, save_options
+from ._save import (
+    SaveHandle,
+    Skipped,
+    StorageOptions,
+    capture_of,
+    captured,
+    save_options,
+    wait_if_ended,
+)
 from ._together import Together, declining, resolve
-
-Seconds = Union[float, int, datetime.timedelta]
+from ._waiting import Waiting
 
 
 class StepEntry(NamedTuple):
@@ -48,57 +55,6 @@ class Pin(NamedTuple):
     since_ms: int
 
 
-def seconds(value: Seconds | None) -> float | None:
-    """Seconds of a number or a timedelta."""
-    if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
-    return None if value is None else float(value)
-
-
-def _decision(
-    decision: SaveDecision | Callable | None,
-    interval: int,
-    steps: Iterable[int] | None,
-    together: Together | None,
-) -> SaveDecision:
-    if decision is not None:
-        return decision if isinstance(decision, SaveDecision) else SaveDecision.when(decision)
-    if together is not None and interval == 1:
-        # Every step is saved: the processes need not ask each other whether one is about to be stopped.
-        return SaveDecision.interval(1)
-    members = [SaveDecision.preemption(), SaveDecision.interval(interval), SaveDecision.initial()]
-    if steps is not None:
-        members.append(SaveDecision.steps(steps))
-    return SaveDecision.any(members)
-
-
-class _Classic(NamedTuple):
-    max_to_keep: int | None
-    keep_period: int | None
-    keep_time_interval: Seconds | None
-    best: Metric | None
-    best_mode: str
-    keep_without_metrics: bool
-
-    def preservation(self) -> Preservation:
-        if self.max_to_keep is None:
-            first = Preservation.everything()
-        elif self.best is None:
-            first = Preservation.latest(self.max_to_keep)
-        else:
-            missing = "keep" if self.keep_without_metrics else "drop"
-            first = Preservation.best(self.best, self.best_mode, self.max_to_keep, missing)
-        members = [first]
-        if self.keep_period is not None:
-            members.append(Preservation.every_steps(self.keep_period))
-        if self.keep_time_interval is not None:
-            members.append(Preservation.every_seconds(seconds(self.keep_time_interval)))
-        if self.max_to_keep is None and self.best is not None:
-            # Everything is kept; the metric still says which step is best.
-            members.insert(0, Preservation.best(self.best, self.best_mode))
-        return Preservation.any(members)
-
-
 class CheckpointManager:
     """Saves, finds and keeps the steps of a run.
 
@@ -106,16 +62,20 @@ class CheckpointManager:
       run: a path or URL; the first save creates it.
       max_to_keep, keep_period, keep_time_interval: the latest so many steps, the multiples of a number, one each so many
         seconds; what any of them names is kept, and the newest always.
+        Without ``max_to_keep`` every step is kept.
       best, best_mode, keep_without_metrics: ``max_to_keep`` counts the best by a metric (a name or a function of the
-        metrics) instead of the latest.
-      save_interval_steps, save_on_steps: which steps are saved; the first and a preempted one are, too.
-      decision, preservation: policies instead of these.
+        metrics; the mode is ``"max"``, the default, or ``"min"``) instead of the latest; steps without the metric are
+        kept (default), or not.
+      save_interval_steps, save_on_steps: which steps are saved, by default every one; the first and a preempted one are,
+        too.
+      decision, preservation: policies instead of these, not beside them.
       read_only: nothing is ever written, but for a lease that is asked for.
       queue: what happens to a save that is due while another is in flight: ``"wait"``, ``"skip"``, ``"replace_pending"``.
       timeout: seconds after which a save fails; retries: how often it is tried again where the store does not answer or is
         full; backup: another run that takes it at last.
       trash: a directory that deleted steps are moved to; sweep_at_start: leftovers of dead writers are removed.
-      step_prefix, step_width, read_formats: the names of steps, and further ones (prefix, width) that are read.
+      step_prefix, step_width, read_formats: the names of the steps of a new run, and further ones (prefix, width) that are
+        read. A run that is there keeps its names: others are refused, or only read by a read-only manager.
       metadata: what is said of a new run; log: a file of JSON lines, one an event.
       together: the processes that save the steps together, as in `milepost.save`; all of them open a manager and make the
         same calls of `save`. Process 0 deletes; ``timeout`` is how long they wait for each other.
@@ -130,9 +90,9 @@ class CheckpointManager:
         keep_period: int | None = None,
         keep_time_interval: Seconds | None = None,
         best: Metric | None = None,
-        best_mode: str = "max",
-        keep_without_metrics: bool = True,
-        save_interval_steps: int = 1,
+        best_mode: str | None = None,
+        keep_without_metrics: bool | None = None,
+        save_interval_steps: int | None = None,
         save_on_steps: Iterable[int] | None = None,
         decision: SaveDecision | Callable | None = None,
         preservation: Preservation | Callable | None = None,
@@ -154,13 +114,10 @@ class CheckpointManager:
         overwrite: bool = False,
         **storage: Unpack[StorageOptions],
     ) -> None:
-        classic = (max_to_keep, keep_period, keep_time_interval, best)
-        if preservation is not None and any(given is not None for given in classic):
-            raise Invalid("a preservation policy and max_to_keep or its like are given")
-        if preservation is None:
-            preservation = _Classic(*classic, best_mode, keep_without_metrics).preservation()
-        elif not isinstance(preservation, Preservation):
-            preservation = Preservation.custom(preservation)
+        classic = Classic(
+            max_to_keep, keep_period, keep_time_interval, best, best_mode, keep_without_metrics
+        )
+        preservation = classic.preservation() if preservation is None else classic.beside(preservation)
         named = step_prefix is not None or step_width is not None
         self._path = local_path(run)
         self._preservation = preservation
@@ -168,7 +125,7 @@ class CheckpointManager:
         self._inner = _milepost.Manager(
             place(run, engine),
             save_options(storage),
-            decision=_decision(decision, save_interval_steps, save_on_steps, self._together)._inner,
+            decision=decision_of(decision, save_interval_steps, save_on_steps, self._together)._inner,
             preservation=preservation._inner,
             queue=queue,
             max_in_flight=max_in_flight,
@@ -184,19 +141,21 @@ class CheckpointManager:
             log=None if log is None else os.fspath(log),
             together=None if self._together is None else self._together._inner,
         )
+        if not read_only:
+            self._check_names(run, step_prefix, step_width)
         self._read_only = read_only
         self._storage = storage
         self._overwrite = overwrite
         self._closed = False
         self._deleted: set[int] = set()  # by process 0, though this one may still list them
         self._foreign: list[Any] | None = None
-        self._waiting: _Waiting | None = None
+        self._waiting: Waiting | None = None
         _managers.add(self)
 
     def save(
         self,
         step: int,
-        tree: Any = None,
+        tree: Any = ...,
         *,
         items: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
@@ -250,21 +209,29 @@ class CheckpointManager:
         self._deleted.discard(step)
         handle = SaveHandle(handle)
         handle._told = True  # the manager tells a failure that nobody asked for, once
-        return captured(handle, capturing)
+        wait_if_ended(captured(handle, capturing))
+        return handle
 
-    async def save_async(self, step: int, tree: Any = None, **options: Any) -> Any:
+    async def save_async(self, step: int, tree: Any = ..., **options: Any) -> Any:
         """Saves a step and waits for it without blocking the event loop: `Saved`, or `Skipped`."""
         handle = self.save(step, tree, **options)
         return await handle if isinstance(handle, SaveHandle) else handle
 
-    def open(self, step: int | str | None = "latest") -> Checkpoint:
+    def open(self, step: int | str | None = "latest", *, lease: bool = False) -> Checkpoint:
         """Opens a step, after the saves in flight: a number, ``"latest"``, ``"latest_good"`` (every byte of it verifies)
-        or ``"best"``. Newer steps that were passed over because they are damaged are told by a warning."""
+        or ``"best"``. Newer steps that were passed over because they are damaged are told by a warning.
+
+        With ``lease`` nobody deletes it, this manager neither, until the checkpoint is closed or dropped; that writes a
+        small mark. Default: none, as who opens a step here is as a rule who deletes; a deleted one raises when it is read.
+        """
         which = "latest" if step is None else step if isinstance(step, str) else step_number(step)
         checkpoint, bad = self._inner.open(which)
         for number, why in bad:
             warnings.warn(f"step {number} was passed over: {why}", stacklevel=2)
-        return Checkpoint(checkpoint)
+        opened = Checkpoint(checkpoint)
+        if lease:
+            opened._lease = self._inner.lease(opened.step)
+        return opened
 
     def restore(
         self,
@@ -356,7 +323,7 @@ class CheckpointManager:
         # A wait that ran out of time, or was interrupted, goes on and is joined again: the failure that it is told is
         # not lost.
         again = self._waiting is not None
-        self._waiting = waiting = self._waiting or _Waiting(self._inner.wait)
+        self._waiting = waiting = self._waiting or Waiting(self._inner.wait)
         begun = time.monotonic()
         if not waiting.ended(seconds(timeout)):
             raise SaveTimeout("the saves in flight have not ended yet", hint="wait again; they go on")
@@ -374,7 +341,7 @@ class CheckpointManager:
             if self._waiting is not None:
                 self.wait()
         finally:
-            self._waiting = waiting = _Waiting(self._inner.close)
+            self._waiting = waiting = Waiting(self._inner.close)
             waiting.ended(None)
             self._waiting = None
         if waiting.failure is not None:
@@ -520,6 +487,19 @@ class CheckpointManager:
         else:
             _close_unasked(self._inner)
 
+    def _check_names(self, run: Url, prefix: str | None, width: int | None) -> None:
+        """Refuses names of steps that are not those of a run which is there already."""
+        has = dict(zip(("step_prefix", "step_width"), self._inner.write_format(), strict=True))
+        asked = {"step_prefix": prefix, "step_width": width}
+        odd = [name for name, value in asked.items() if value is not None and value != has[name]]
+        if odd:
+            self._inner.close()
+            raise Invalid(
+                f"the run names its steps otherwise: {odd[0]}={has[odd[0]]!r}, not {asked[odd[0]]!r}",
+                context={"run": str(run)},
+                hint="leave it out; read_formats=[(prefix, width)] reads steps of other names",
+            )
+
     def __repr__(self) -> str:
         steps = self._inner.steps()
         shown = ", ".join(map(str, steps[-5:]))
@@ -532,27 +512,6 @@ def step_number(step: Any) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise Invalid("a step is an integer of at least 0", context={"step": repr(step)})
     return number
-
-
-class _Waiting:
-    """A call that waits, on a thread of its own: it may take longer than who asked."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
-        self.failure: BaseException | None = None
-        # No daemon: at the end of the process these lose the interpreter inside a call.
-        self._thread = threading.Thread(target=self._wait, name="milepost-wait")
-        self._thread.start()
-
-    def _wait(self) -> None:
-        try:
-            self._call()
-        except BaseException as error:  # who joins raises it
-            self.failure = error
-
-    def ended(self, timeout: float | None) -> bool:
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
 
 
 _managers: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()

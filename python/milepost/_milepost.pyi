@@ -77,6 +77,9 @@ class Place:
     def join(self, relative: str) -> Place:
         """The place below this one."""
 
+    def is_of(self, engine: Engine) -> bool:
+        """Whether it was opened with this engine."""
+
     def __str__(self) -> str: ...
 
 @final
@@ -593,8 +596,8 @@ def import_safetensors(
     item: str = ...,
     split: str | None = None,
     metadata: dict[str, Any] | None = None,
-) -> str:
-    """Imports safetensors (a file, a directory with one, a model by its index) as a step of a run or a checkpoint."""
+) -> SaveHandle:
+    """Begins to import safetensors (a file, a directory with one, a model by its index) as a step of a run or a checkpoint."""
 
 def export_safetensors(
     checkpoint: Checkpoint,

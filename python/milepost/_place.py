@@ -6,6 +6,7 @@ import os
 from typing import Union
 
 from . import _milepost
+from ._errors import Invalid
 
 Engine = _milepost.Engine
 Place = _milepost.Place
@@ -14,8 +15,17 @@ Url = Union[str, os.PathLike, Place]
 
 
 def place(url: Url, engine: Engine | None = None) -> Place:
-    """Opens a URL or path; a `Place` is given back as it is."""
+    """Opens a URL or path with an engine, the process's own where None; a `Place` has its engine already.
+
+    Raises Invalid where another engine is named beside a `Place`.
+    """
     if isinstance(url, Place):
+        if engine is not None and not url.is_of(engine):
+            raise Invalid(
+                "a Place and another engine are given",
+                context={"place": str(url)},
+                hint="open the place with it: Place(url, options, engine)",
+            )
         return url
     return Place(os.fspath(url), None, engine)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from ._arrays import as_numpy, as_saved, box_of, data_type_name, is_key, prng_key
-from ._errors import Invalid
+from ._errors import Invalid, TreeMismatch
 from ._progress import shown
 from ._structure import Node, flatten, key_paths, positions, rebuild, text, unflatten
 
@@ -239,7 +239,7 @@ class LoadOptions(TypedDict, total=False):
     cast: Literal["same_kind", "unsafe"]
     """What may become of data types: casts within a kind (default), or any."""
     missing: Literal["error", "skip"]
-    """What the target has and the checkpoint lacks: a mismatch, or the target's own value."""
+    """What the target has and the checkpoint lacks: a mismatch, or the target's own value, which it must have."""
     unexpected: Literal["error", "ignore"]
     """What the checkpoint has and the target lacks: a mismatch, or left out."""
     containers: Literal["same", "by_name"]
@@ -271,6 +271,7 @@ def load_tree(
         raise Invalid("a target and a selection are given", hint="the target says what is wanted")
     structure, leaves = flatten(target)
     pairs = index._inner.pair(structure, _targets(structure, leaves), **said)
+    _refuse_unfilled(structure, leaves, {wanted for wanted, _ in pairs})
     values = list(leaves)
     wants = []
     for wanted, stored in pairs:
@@ -283,6 +284,37 @@ def load_tree(
 
 
 _OF_TARGETS = {"cast": "same_kind", "missing": "error", "unexpected": "error", "containers": "same"}
+
+
+def _refuse_unfilled(
+    structure: Node, leaves: Sequence[Any], filled: set[int]
+) -> None:
+    """Refuses leaves that are not stored and have no value of their own which could stay."""
+    empty = [n for n, leaf in enumerate(leaves) if n not in filled and not _has_value(leaf)]
+    if empty:
+        paths = key_paths(structure)
+        what = "is not stored, and the target has no value that could stay"
+        found = [(text(paths[number]) or "(root)", what) for number in empty]
+        lines = [f"{path}: {what}" for path, what in found[:_LINES_MAX]]
+        lines += [f"and {len(found) - _LINES_MAX} more"] if len(found) > _LINES_MAX else []
+        raise TreeMismatch(
+            "the target has leaves that get no value\n  " + "\n  ".join(lines),
+            mismatches=found,
+            hint='missing="skip" keeps arrays and numbers; give them for these leaves, or leave the leaves out',
+        )
+
+
+_LINES_MAX = 20
+
+
+def _has_value(leaf: Any) -> bool:
+    """Whether a leaf of a target is more than a description."""
+    if leaf is ...:
+        return False
+    jax = sys.modules.get("jax")
+    if isinstance(leaf, np.ndarray) or (jax is not None and isinstance(leaf, jax.Array)):
+        return True
+    return not hasattr(leaf, "shape") or isinstance(leaf, np.generic)
 
 
 def _refuse_idle(said: dict[str, str], exact: bool, has_target: bool) -> None:

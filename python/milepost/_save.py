@@ -161,6 +161,8 @@ class SaveHandle:
                 pass
             callback(self)
 
+        if is_ended():
+            return wait()
         threading.Thread(target=wait, name="milepost-callback").start()
 
     def __await__(self) -> Generator[Any, None, Saved]:
@@ -210,11 +212,26 @@ _kept: set[SaveHandle] = set()
 
 def keep_until_done(handle: SaveHandle) -> SaveHandle:
     """Keeps a handle that its caller may drop, so that the end of the process waits for the save."""
+    wait_if_ended(handle)
     for done in [kept for kept in list(_kept) if _is_done(kept)]:  # other threads add to it
         if done._told or done.exception(0) is None:
             _kept.discard(done)
     _kept.add(handle)
     return handle
+
+
+def is_ended() -> bool:
+    """Whether the wait at the end of the process is over: nobody waits for what begins now, and no thread comes back."""
+    return _ended
+
+
+def wait_if_ended(handle: SaveHandle) -> None:
+    """Waits for a save that begins in an exit hook after ours; raises what it failed with, which nobody may ask for."""
+    if _ended:
+        handle.result()
+
+
+_ended = False
 
 
 def _is_done(handle: SaveHandle) -> bool:
@@ -226,6 +243,8 @@ def _is_done(handle: SaveHandle) -> bool:
 
 def wait_at_exit() -> None:
     """Waits for every save in flight, and says on stderr how those failed that nobody asked for."""
+    global _ended
+    _ended = True
     for handle in list(_in_flight):
         try:
             told = handle._told
@@ -257,7 +276,7 @@ def _refuse_foreign(url: Url) -> None:
 
 def save_async(
     url: Url,
-    tree: Any = None,
+    tree: Any = ...,
     *,
     items: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -301,7 +320,7 @@ def may_hold(compression: str | None) -> bool:
 
 def save(
     url: Url,
-    tree: Any = None,
+    tree: Any = ...,
     *,
     progress: bool | None = None,
     priority: str = "foreground",
@@ -325,13 +344,19 @@ def save(
       chunk_bytes, shard_bytes: decoded sizes; portable, consolidate, durability: see the format's documentation.
 
     Raises: `AlreadyExists`, `Conflict`, `Invalid` (naming the leaf), `Unavailable`, `ForeignFormat`.
-    Ctrl-C cancels the save: nothing is visible then.
+    Ctrl-C cancels the save: nothing is visible then. The end of the process waits for saves in the background; in an exit
+    hook that runs after ours, every save waits.
     """
     if options.get("capture", "auto") == "auto":
         options.setdefault("handover", may_hold(options.get("compression")))
     handle = save_async(url, tree, priority=priority, **options)
+    return finished(handle, "save", progress)
+
+
+def finished(handle: SaveHandle, what: str, progress: bool | None) -> Saved:
+    """Waits for a save that nobody else has the handle of; where that is interrupted, the save is cancelled."""
     try:
-        with shown("save", handle.progress, progress):
+        with shown(what, handle.progress, progress):
             return handle.result()
     except MilepostError:
         raise

@@ -111,7 +111,7 @@ def _children(tree: Any, path: tuple) -> tuple[str, str | None, tuple, Sequence,
         return registered
     if isinstance(tree, Mapping):
         keys = _dict_keys(tree, path)
-        return "dict", None, keys, list(tree.values()), lambda c: cls(zip(keys, c, strict=True))
+        return "dict", None, keys, list(tree.values()), lambda c: _mapping(tree, keys, c)
     if isinstance(tree, (list, tuple)):
         kind = "list" if isinstance(tree, list) else "tuple"
         return kind, None, _positions(tree), list(tree), lambda c: cls(c)
@@ -121,6 +121,13 @@ def _children(tree: Any, path: tuple) -> tuple[str, str | None, tuple, Sequence,
         keys = tuple(Attr(name) for name in names)
         return "object", type_name(cls), keys, values, lambda c: _replaced(tree, names, c)
     return None
+
+
+def _mapping(tree: Mapping, keys: Sequence[Any], children: Sequence[Any]) -> Mapping:
+    made = zip(keys, children, strict=True)
+    if isinstance(tree, collections.defaultdict):
+        return type(tree)(tree.default_factory, made)
+    return type(tree)(made)
 
 
 def _is_array_like(tree: Any) -> bool:

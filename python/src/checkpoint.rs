@@ -7,8 +7,9 @@ use crate::{
     options::unknown,
     save::{progress_dict, record_dict},
     structure::{from_key, to_node, to_tree},
-    wait::{Owned, block, call, detached},
+    wait::{Owned, block, detached, drive},
 };
+use futures::future::join;
 use milepost::{
     CastRule, ContainerPolicy, DataType, Found, MatchOptions, MissingPolicy, Progress, Subset,
     TargetLeaf, UnexpectedPolicy, WantedBox,
@@ -107,8 +108,14 @@ impl Checkpoint {
     /// Opens a leaf by the text form of its key path, without the index.
     fn leaf(&self, py: Python<'_>, item: String, path: String) -> PyResult<LeafHandle> {
         let checkpoint = self.0.get()?.clone();
-        let leaf = block(py, async move { checkpoint.leaf(&item, &path).await })?;
-        Ok(LeafHandle(Owned::new(Arc::new(leaf))))
+        let of = checkpoint.clone();
+        // Side by side: a leaf of a checkpoint that replaced this one is not shown, and takes no longer to open.
+        let leaf = block(py, async move {
+            let (leaf, current) = join(of.leaf(&item, &path), of.check_current()).await;
+            let leaf = leaf?;
+            current.map(|()| leaf)
+        })?;
+        Ok(LeafHandle(Owned::new((Arc::new(leaf), checkpoint))))
     }
 
     /// Restores a JSON item.
@@ -144,15 +151,23 @@ impl Checkpoint {
         overwrite: bool,
     ) -> PyResult<()> {
         let checkpoint = self.0.get()?.clone();
-        call(py, move || checkpoint.restore_files_blocking(&item, &directory, overwrite))?
-            .map(drop)
-            .map_err(|e| raise(&e))
+        let restore =
+            move || async move { checkpoint.restore_files(&item, &directory, overwrite).await };
+        drive(py, restore).map(drop)
     }
 
     /// Verifies every stored byte: `{"good", "objects", "bytes", "findings": [{…}]}`.
     fn verify<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let checkpoint = self.0.get()?.clone();
-        let report = call(py, move || checkpoint.verify_blocking())?.map_err(|e| raise(&e))?;
+        let verify = move || async move {
+            let report = checkpoint.verify().await?;
+            if !report.is_good() {
+                // What differs is no damage where it is of another checkpoint.
+                checkpoint.check_current().await?;
+            }
+            Ok(report)
+        };
+        let report = drive(py, verify)?;
         let dict = PyDict::new(py);
         dict.set_item("good", report.is_good())?;
         dict.set_item("objects", report.objects)?;
@@ -344,39 +359,44 @@ impl ItemIndex {
 
 /// One leaf, open for reading boxes of it.
 #[pyclass(frozen, module = "milepost._milepost")]
-pub(crate) struct LeafHandle(Owned<Arc<milepost::LeafHandle>>);
+pub(crate) struct LeafHandle(Owned<(Arc<milepost::LeafHandle>, milepost::Checkpoint)>);
 
 #[pymethods]
 impl LeafHandle {
     /// The text form of its key path.
     #[getter]
     fn path(&self) -> PyResult<String> {
-        Ok(self.0.get()?.path().to_owned())
+        Ok(self.0.get()?.0.path().to_owned())
     }
 
     /// Elements an axis.
     #[getter]
     fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.0.get()?.shape())
+        PyTuple::new(py, self.0.get()?.0.shape())
     }
 
     /// What it was in the language of who saved it, and the implementation of a PRNG key.
     #[getter]
     fn kind(&self) -> PyResult<(&'static str, Option<String>)> {
-        let kind = self.0.get()?.kind();
+        let kind = self.0.get()?.0.kind();
         Ok((kind_word(kind), implementation(kind).map(str::to_owned)))
     }
 
     /// The data type's name.
     #[getter]
     fn data_type(&self) -> PyResult<Option<String>> {
-        Ok(self.0.get()?.data_type().map(|data_type| data_type.to_string()))
+        Ok(self.0.get()?.0.data_type().map(|data_type| data_type.to_string()))
     }
 
     /// Reads a box: only the chunks that hold an element of it.
     fn read(&self, py: Python<'_>, start: Vec<u64>, shape: Vec<u64>) -> PyResult<Array> {
         let part = Subset::new(start, shape).map_err(|e| raise(&e))?;
-        let leaf = Arc::clone(self.0.get()?);
-        block(py, async move { leaf.read_box(&part).await }).map(Array::new)
+        let (leaf, checkpoint) = self.0.get()?.clone();
+        // Views live long: what was read may be of a checkpoint that replaced this one since.
+        let read = async move {
+            let read = leaf.read_box(&part).await?;
+            checkpoint.check_current().await.map(|()| read)
+        };
+        block(py, read).map(Array::new)
     }
 }

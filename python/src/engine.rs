@@ -134,6 +134,11 @@ impl Place {
         Ok(Self::of(engine, &place.join(relative)))
     }
 
+    /// Tells whether it was opened with this engine.
+    fn is_of(&self, engine: &Engine) -> PyResult<bool> {
+        Ok(Arc::ptr_eq(&self.0.get()?.0, engine.0.get()?))
+    }
+
     fn __str__(&self) -> PyResult<String> {
         Ok(self.0.get()?.1.to_string())
     }

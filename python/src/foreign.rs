@@ -2,12 +2,12 @@
 
 use crate::{
     checkpoint::Checkpoint, engine::Place, errors::raise, json::to_members, options::SaveOptions,
-    wait::call,
+    save::SaveHandle, wait::drive,
 };
 use milepost::{Export, Import, Select};
 use pyo3::{prelude::*, types::PyDict};
 
-/// Imports safetensors (a file, a directory with one, a model by its index) as a step of a run or a checkpoint.
+/// Begins to import safetensors (a file, a directory with one, a model by its index) as a step of a run or a checkpoint.
 #[pyfunction]
 #[pyo3(signature = (source, target, options, *, step=None, item="state".to_owned(), split=None, metadata=None))]
 #[expect(clippy::too_many_arguments, reason = "the options of one import")]
@@ -20,7 +20,7 @@ pub(crate) fn import_safetensors(
     item: String,
     split: Option<String>,
     metadata: Option<&Bound<'_, PyDict>>,
-) -> PyResult<String> {
+) -> PyResult<SaveHandle> {
     let (engine, source) = source.get()?;
     let (_, target) = target.get()?;
     let mut import = match step {
@@ -31,8 +31,7 @@ pub(crate) fn import_safetensors(
     if let Some(separator) = split {
         import = import.split(separator);
     }
-    let saved = call(py, move || import.save_blocking())?.map_err(|e| raise(&e))?;
-    Ok(saved.place.to_string())
+    drive(py, || import.start()).map(SaveHandle::new)
 }
 
 /// Exports an item as safetensors; returns the files with their sizes in bytes.
@@ -66,6 +65,6 @@ pub(crate) fn export_safetensors(
     if let Some(bytes) = shard_bytes {
         export = export.shard_bytes(bytes);
     }
-    let report = call(py, move || export.write_blocking())?.map_err(|e| raise(&e))?;
+    let report = drive(py, || export.write())?;
     Ok(report.files.into_iter().map(|file| (file.place.to_string(), file.bytes)).collect())
 }

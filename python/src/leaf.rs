@@ -18,7 +18,7 @@ use pyo3::{
 use serde_json::Value;
 use std::{mem::ManuallyDrop, path::PathBuf, str::FromStr, sync::Arc};
 
-/// A buffer of Python that a save holds on to: nobody writes to it meanwhile.
+/// A buffer of Python that a save holds on to: nobody writes to it meanwhile. It may be dropped where Python is gone.
 struct Held(ManuallyDrop<PyBuffer<u8>>);
 
 impl AsRef<[u8]> for Held {
@@ -70,7 +70,7 @@ enum Source {
     /// Held by the save until it is written.
     Ready(Box<milepost::Leaf>),
     /// Copied before the save returns.
-    Lent { buffer: Arc<PyBuffer<u8>>, data_type: DataType, shape: Vec<u64> },
+    Lent { buffer: Arc<Held>, data_type: DataType, shape: Vec<u64> },
 }
 
 #[derive(Clone, Default)]
@@ -94,7 +94,7 @@ impl LeafData {
         let mut leaf = match &self.source {
             Source::Ready(leaf) => milepost::Leaf::clone(leaf),
             Source::Lent { buffer, data_type, shape } => {
-                borrowed.leaf_of_bytes(*data_type, shape.clone(), bytes_of(buffer))?
+                borrowed.leaf_of_bytes(*data_type, shape.clone(), bytes_of(&buffer.0))?
             }
         };
         let layout = self.layout.clone();
@@ -155,7 +155,7 @@ impl Leaf {
             return made(milepost::Leaf::from_bytes(data_type, shape, held(buffer)?))
                 .map(Self::ready);
         }
-        let buffer = Arc::new(contiguous(buffer)?);
+        let buffer = Arc::new(Held(ManuallyDrop::new(contiguous(buffer)?)));
         let source = Source::Lent { buffer, data_type, shape };
         Ok(Self(Arc::new(LeafData { source, layout: Layout::default() })))
     }

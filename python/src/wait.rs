@@ -7,7 +7,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     task::{Context, Poll, Wake, Waker},
@@ -91,13 +91,15 @@ pub(crate) fn block<T: Send>(
     py: Python<'_>,
     future: impl Future<Output = milepost::Result<T>> + Send,
 ) -> PyResult<T> {
-    let mut future = pin!(future);
+    let mut future = Some(Box::pin(future));
     loop {
         let polled = detached(py, || {
             let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
             let deadline = Instant::now() + SIGNAL_INTERVAL;
             loop {
-                if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                let mut context = Context::from_waker(&waker);
+                let polled = future.as_mut().map(|future| future.as_mut().poll(&mut context));
+                if let Some(Poll::Ready(done)) = polled {
                     return Some(done);
                 }
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -110,7 +112,11 @@ pub(crate) fn block<T: Send>(
         if let Some(done) = polled {
             return done.map_err(|e| raise(&e));
         }
-        py.check_signals()?;
+        if let Err(stop) = py.check_signals() {
+            // What it has begun may have to be taken back, in the store.
+            detached(py, || drop(future.take()));
+            return Err(stop);
+        }
     }
 }
 
@@ -119,7 +125,49 @@ pub(crate) fn call<T: Send + 'static>(
     py: Python<'_>,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> PyResult<T> {
-    let (answer, mut receive) = mpsc::sync_channel(1);
+    answer(py, &mut spawn(job)?)
+}
+
+/// Runs a future on a thread of its own, which makes it there; a signal's exception drops it, which cancels it.
+///
+/// For futures that cannot be shown to be `Send`. What they take back when they are dropped is waited for.
+pub(crate) fn drive<T: Send + 'static, F: Future<Output = milepost::Result<T>>>(
+    py: Python<'_>,
+    make: impl FnOnce() -> F + Send + 'static,
+) -> PyResult<T> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let mut receive = spawn(move || until_stopped(make(), &stopped))?;
+    match answer(py, &mut receive) {
+        Ok(done) => done.map_err(|e| raise(&e)),
+        Err(signal) => {
+            stop.store(true, Ordering::Relaxed);
+            // A further signal does not wait.
+            drop(answer(py, &mut receive));
+            Err(signal)
+        }
+    }
+}
+
+fn until_stopped<T>(
+    future: impl Future<Output = milepost::Result<T>>,
+    stop: &AtomicBool,
+) -> milepost::Result<T> {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    while !stop.load(Ordering::Relaxed) {
+        if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return done;
+        }
+        std::thread::park_timeout(SIGNAL_INTERVAL);
+    }
+    Err(milepost::Error::new(milepost::ErrorKind::Cancelled, "a signal ended the wait for it"))
+}
+
+fn spawn<T: Send + 'static>(
+    job: impl FnOnce() -> T + Send + 'static,
+) -> PyResult<mpsc::Receiver<T>> {
+    let (answer, receive) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name("milepost-python".to_owned());
     let run = move || {
         // Nobody may be left to listen.
@@ -131,8 +179,13 @@ pub(crate) fn call<T: Send + 'static>(
             format!("cannot start a thread: {e}"),
         ))
     })?;
+    Ok(receive)
+}
+
+/// Waits for what a thread answers; a signal's exception ends the wait.
+fn answer<T: Send>(py: Python<'_>, receive: &mut mpsc::Receiver<T>) -> PyResult<T> {
     loop {
-        let next = &mut receive;
+        let next = &mut *receive;
         match detached(py, move || next.recv_timeout(SIGNAL_INTERVAL)) {
             Ok(done) => return Ok(done),
             Err(mpsc::RecvTimeoutError::Timeout) => py.check_signals()?,

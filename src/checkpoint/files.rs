@@ -152,6 +152,19 @@ impl Files {
     }
 }
 
+impl Drop for Files {
+    /// Who gave up before the end, by dropping the future, leaves nothing either.
+    fn drop(&mut self) {
+        let Some(path) = self.temporary.as_ref().and_then(Place::local_path) else { return };
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, path = %path.display(), "a temporary directory was not removed");
+            }
+            _ => {} // mostly it is gone
+        }
+    }
+}
+
 fn exists() -> Error {
     Error::exists("the output is there already").hint("`--overwrite` replaces it")
 }

@@ -88,6 +88,18 @@ impl LeafHandle {
         }
     }
 
+    /// Says of a failure where it was, and that it is no damage where the checkpoint was replaced.
+    async fn explained<T>(&self, read: Result<T>) -> Result<T> {
+        let error = match read {
+            Ok(read) => return Ok(read),
+            Err(error) => self.blame(error),
+        };
+        Err(match &self.checkpoint {
+            Some(checkpoint) => checkpoint.explain(error).await,
+            None => error,
+        })
+    }
+
     /// Returns the key path in its text form.
     #[must_use]
     pub fn path(&self) -> &str {
@@ -123,7 +135,7 @@ impl LeafHandle {
     /// Reads the whole array.
     ///
     /// # Errors
-    /// `Corrupt` names leaf, chunk and object; the store's errors.
+    /// `Corrupt` names leaf, chunk and object, `Conflict` where that is of another checkpoint by now; the store's errors.
     pub async fn read(&self) -> Result<ArrayData> {
         self.read_box(&Subset::whole(self.shape())?).await
     }
@@ -146,7 +158,7 @@ impl LeafHandle {
         data_type: Option<DataType>,
         rule: CastRule,
     ) -> Result<ArrayData> {
-        self.read_cast(subset, data_type, rule).await.map_err(|e| self.blame(e))
+        self.explained(self.read_cast(subset, data_type, rule).await).await
     }
 
     async fn read_cast(
@@ -199,7 +211,7 @@ impl LeafHandle {
                     .with("wanted", wanted),
             ));
         }
-        self.fill(subset, buffer).await.map_err(|e| self.blame(e))
+        self.explained(self.fill(subset, buffer).await).await
     }
 
     async fn fill(&self, subset: &Subset, buffer: Buffer) -> Result<Buffer> {
@@ -210,7 +222,7 @@ impl LeafHandle {
 
     /// Reads a box as stored; the caller has told the progress what is to come.
     pub(crate) async fn read_planned(&self, subset: &Subset) -> Result<Buffer> {
-        self.read_stored(subset).await.map_err(|e| self.blame(e))
+        self.explained(self.read_stored(subset).await).await
     }
 
     async fn read_stored(&self, subset: &Subset) -> Result<Buffer> {

@@ -147,13 +147,48 @@ impl Checkpoint {
         }
     }
 
-    /// Tells whether another checkpoint, or a tombstone, is in its place by now.
-    pub(crate) async fn is_replaced(&self) -> Result<bool> {
-        Ok(match look(&self.place).await? {
-            Found::Root(Root::Checkpoint { record, .. }) => record.writer != self.record.writer,
-            Found::Bad(error) => return Err(error),
-            _ => true,
-        })
+    /// Checks that no other checkpoint, nor a tombstone, is in its place by now: one request.
+    ///
+    /// A checkpoint is a place: what is read of one that was replaced since it was opened is of another. Restores of
+    /// trees and items ask by themselves; a [`super::LeafHandle`] does where a read fails only, so that one leaf
+    /// costs one leaf: who keeps a handle for long asks after its reads.
+    ///
+    /// # Errors
+    /// `Conflict` where it was replaced or deleted; those of the store.
+    pub async fn check_current(&self) -> Result<()> {
+        let became = match look(&self.place).await.map_err(|e| self.blame(e))? {
+            Found::Root(Root::Checkpoint { record, .. }) => {
+                if record.writer == self.record.writer {
+                    return Ok(());
+                }
+                "replaced"
+            }
+            Found::Bad(error) => return Err(self.blame(error)),
+            _ => "replaced or deleted",
+        };
+        let conflict = Error::conflict(format!("the checkpoint was {became} since it was opened"))
+            .with("object", self.place.key(DOCUMENT));
+        Err(self.blame(conflict).hint("open it again"))
+    }
+
+    /// Says why a read failed: damage that is none, where the checkpoint was replaced since it was opened.
+    pub(crate) async fn explain(&self, error: Error) -> Error {
+        if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) {
+            return error;
+        }
+        match self.check_current().await {
+            Err(conflict) if conflict.kind() == ErrorKind::Conflict => conflict.because(error),
+            // Nothing new is known: the first error is the one to tell.
+            _ => error,
+        }
+    }
+
+    /// Gives what was read only where it is of this checkpoint.
+    pub(crate) async fn settle<T>(&self, read: Result<T>) -> Result<T> {
+        match read {
+            Ok(read) => self.check_current().await.map(|()| read),
+            Err(error) => Err(self.explain(error).await),
+        }
     }
 
     pub(crate) fn context(&self) -> Context {
@@ -176,7 +211,10 @@ impl Checkpoint {
 
     /// Reads and checks the index of an item: one request.
     pub(crate) async fn index(&self, item: &Item) -> Result<TreeIndex> {
-        let index = self.raw_index(item).await?;
+        let index = match self.raw_index(item).await {
+            Ok(index) => index,
+            Err(error) => return Err(self.explain(error).await),
+        };
         TreeIndex::new(index).map_err(|e| self.blame(e.with("item", &item.name)))
     }
 
@@ -198,9 +236,17 @@ impl Checkpoint {
     /// Opens one leaf by the text form of its key path, without reading the index.
     ///
     /// # Errors
-    /// `NotFound` with the nearest names; `Invalid` where a container is there.
+    /// `NotFound` with the nearest names; `Invalid` where a container is there; `Conflict` where it is not there because
+    /// the checkpoint was replaced.
     pub async fn leaf(&self, item: &str, path: &str) -> Result<super::LeafHandle> {
         let item = self.item(item)?;
+        match self.open_leaf(item, path).await {
+            Ok(leaf) => Ok(leaf),
+            Err(error) => Err(self.explain(error).await),
+        }
+    }
+
+    async fn open_leaf(&self, item: &Item, path: &str) -> Result<super::LeafHandle> {
         let node = self.place.join(&join(&item.name, path));
         let key = node.key(DOCUMENT);
         let span = Span::Whole { bytes_max: DOCUMENT_BYTES_MAX };

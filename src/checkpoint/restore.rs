@@ -17,7 +17,7 @@ use crate::{
     chunk::Subset,
     codec::{Cast, CastRule, check_cast},
     dtype::DataType,
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     io::read::Context,
     store::Span,
     tasks::wait,
@@ -77,7 +77,8 @@ impl Checkpoint {
     /// Restores a whole tree, its containers exactly as saved.
     ///
     /// # Errors
-    /// `Corrupt` names leaf, chunk and object; the store's errors. Nothing is returned in part.
+    /// `Corrupt` names leaf, chunk and object; `Conflict` where the checkpoint was replaced since it was opened; the
+    /// store's errors. Nothing is returned in part.
     pub async fn restore(&self, item: &str) -> Result<Tree<ArrayData>> {
         self.item_index(item).await?.restore(&Select::all()).await
     }
@@ -93,38 +94,46 @@ impl Checkpoint {
     /// Restores the value of a JSON item.
     ///
     /// # Errors
-    /// `Invalid` where the item is of another kind.
+    /// `Invalid` where the item is of another kind; as [`Checkpoint::restore`].
     pub async fn restore_json(&self, item: &str) -> Result<Value> {
         let entry = self.expect_kind(item, ItemKind::Json)?;
         let key = self.place.join(&entry.name).key(DOCUMENT);
         let span = Span::Whole { bytes_max: DOCUMENT_BYTES_MAX };
         let store = self.place.store();
         let blame = |e: Error| self.blame(e.with("item", item).with("object", &key));
-        let bytes = store.get(&key, span, self.priority).await.map_err(&blame)?;
-        if let Some(value) = parse_json_document(&bytes).map_err(|e| blame(e.into()))? {
-            return Ok(value);
-        }
-        let data = self.leaf(item, "").await?.read().await?;
-        serde_json::from_slice(&data.bytes)
-            .map_err(|e| blame(Error::corrupt("a JSON item is no JSON").because(e)))
+        let read = async {
+            let bytes = store.get(&key, span, self.priority).await.map_err(&blame)?;
+            if let Some(value) = parse_json_document(&bytes).map_err(|e| blame(e.into()))? {
+                return Ok(value);
+            }
+            let data = self.leaf(item, "").await?.read().await?;
+            serde_json::from_slice(&data.bytes)
+                .map_err(|e| blame(Error::corrupt("a JSON item is no JSON").because(e)))
+        };
+        self.settle(read.await).await
     }
 
     /// Restores the bytes of a bytes item.
     ///
     /// # Errors
-    /// `Invalid` where the item is of another kind.
+    /// `Invalid` where the item is of another kind; as [`Checkpoint::restore`].
     pub async fn restore_bytes(&self, item: &str) -> Result<Bytes> {
         self.expect_kind(item, ItemKind::Bytes)?;
-        Ok(self.leaf(item, "").await?.read().await?.bytes.into())
+        Ok(self.only_leaf(item).await?.bytes.into())
     }
 
     /// Restores the array of an array item.
     ///
     /// # Errors
-    /// `Invalid` where the item is of another kind.
+    /// `Invalid` where the item is of another kind; as [`Checkpoint::restore`].
     pub async fn restore_array(&self, item: &str) -> Result<ArrayData> {
         self.expect_kind(item, ItemKind::Array)?;
-        self.leaf(item, "").await?.read().await
+        self.only_leaf(item).await
+    }
+
+    async fn only_leaf(&self, item: &str) -> Result<ArrayData> {
+        let leaf = self.leaf(item, "").await?;
+        self.settle(leaf.read().await).await
     }
 
     pub(super) fn expect_kind(&self, name: &str, kind: ItemKind) -> Result<&Item> {
@@ -307,16 +316,7 @@ impl ItemIndex {
     /// again afterwards, and what may be mixed is not given out.
     pub(super) async fn read(&self, wanted: Vec<Wanted>) -> Result<Vec<ArrayData>> {
         let read = self.read_plan(wanted).await;
-        let unsure = read
-            .as_ref()
-            .err()
-            .is_none_or(|e| matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound));
-        if unsure && self.checkpoint.is_replaced().await.map_err(|e| self.checkpoint.blame(e))? {
-            let conflict = Error::conflict("the checkpoint was replaced while it was read")
-                .with("object", self.checkpoint.place.key(DOCUMENT));
-            return Err(self.checkpoint.blame(conflict).hint("open it again, then restore"));
-        }
-        read.map_err(|e| self.checkpoint.blame(e))
+        self.checkpoint.settle(read.map_err(|e| self.checkpoint.blame(e))).await
     }
 
     async fn read_plan(&self, wanted: Vec<Wanted>) -> Result<Vec<ArrayData>> {
@@ -356,7 +356,10 @@ impl ItemIndex {
 
     async fn open(&self, position: usize) -> Result<LeafHandle> {
         let leaf = &self.tree.leaves()[position];
-        let array = self.open_array(position).await.map_err(|e| self.checkpoint.blame(e))?;
+        let array = match self.open_array(position).await {
+            Ok(array) => array,
+            Err(error) => return Err(self.checkpoint.explain(self.checkpoint.blame(error)).await),
+        };
         Ok(LeafHandle::new(
             self.checkpoint.context(),
             array,

@@ -79,7 +79,7 @@ impl Checkpoint {
     /// would leave the directory (nothing is written then) or stored bytes are damaged; the stores' errors.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves a directory `.milepost-tmp-…` in `into`, and the files that had their names.
+    /// Dropping the future leaves the files that had their names; it removes what it has written beside them.
     pub async fn restore_files(
         &self,
         item: &str,
@@ -165,11 +165,7 @@ impl Checkpoint {
             }
         }
         // A checkpoint is a place: one that was replaced meanwhile would give files of two.
-        if self.is_replaced().await? {
-            return Err(Error::conflict("the checkpoint was replaced while it was read")
-                .hint("open it again, then restore"));
-        }
-        Ok(())
+        self.check_current().await
     }
 
     async fn write_large(

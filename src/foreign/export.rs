@@ -159,7 +159,7 @@ impl Export {
     /// `Corrupt` names leaf and chunk. No file is under its name in part.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves no output, and a temporary directory beside it.
+    /// Dropping the future leaves the files that had their names, mostly none; it removes what it has written beside them.
     pub async fn write(self) -> Result<ExportReport> {
         let out = self.out.clone();
         self.run().await.map_err(|e| e.with("out", out))
@@ -238,6 +238,8 @@ async fn write_files(
             .map_err(|e| checkpoint.blame(e.with("file", &file.name)))?;
         sink.finish().await?;
     }
+    // A checkpoint is a place: one that was replaced meanwhile would give tensors of two.
+    checkpoint.check_current().await?;
     if let Some((name, json)) = &plan.index {
         let mut sink = output.create(name, json.len() as u64).await?;
         sink.push(Buffer::from(&json[..])).await?;

@@ -10,8 +10,8 @@ use super::{
     source::TensorSource,
 };
 use crate::{
-    array::Leaf,
-    checkpoint::{CheckpointWriter, Item, SaveOptions, Saved},
+    array::{Borrowed, Leaf},
+    checkpoint::{CheckpointWriter, Item, SaveHandle, SaveOptions, Saved},
     error::{Error, Result},
     io::{Engine, Progress},
     store::Place,
@@ -107,6 +107,19 @@ impl Import {
         wait(self.save())
     }
 
+    /// Imports in the background; returns when the source is found and its headers are read.
+    ///
+    /// # Errors
+    /// Those of the source as [`Import::save`]; what goes wrong later is the handle's.
+    ///
+    /// # Cancel safety
+    /// Nothing is written before it returns.
+    pub async fn start(self) -> Result<SaveHandle> {
+        let source = self.source.clone();
+        let writer = self.writer().await.map_err(|e| e.with("source", &source))?;
+        writer.start(&Borrowed::new())
+    }
+
     /// Imports and commits.
     ///
     /// # Errors
@@ -116,16 +129,17 @@ impl Import {
     /// # Cancel safety
     /// As [`CheckpointWriter::save`].
     pub async fn save(self) -> Result<Saved> {
+        let source = self.source.clone();
+        let blame = |e: Error| e.with("source", &source);
+        self.writer().await.map_err(blame)?.save().await.map_err(blame)
+    }
+
+    /// Reads the headers of the source; the writer reads its tensors.
+    async fn writer(self) -> Result<CheckpointWriter> {
         let model = find(&self.source).await?;
-        let split = self.split.as_deref();
-        let (tree, metadata) =
-            state(&self.engine, &model, split).map_err(|e| e.with("source", &self.source))?;
-        self.writer
-            .item(&self.item, Item::Tree(tree))
-            .foreign_metadata(&self.item, metadata)
-            .save()
-            .await
-            .map_err(|e| e.with("source", &self.source))
+        let (tree, metadata) = state(&self.engine, &model, self.split.as_deref())?;
+        let writer = self.writer.item(&self.item, Item::Tree(tree));
+        Ok(writer.foreign_metadata(&self.item, metadata))
     }
 }
 

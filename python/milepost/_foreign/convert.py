@@ -177,6 +177,7 @@ def _width(chosen: list[ForeignStep]) -> int:
 def _bring(
     step: ForeignStep, manager: CheckpointManager, number: int, *, overwrite: bool
 ) -> Saved:
+    from .._save import finished
     from .counterpart import counterpart
 
     made = counterpart(step.checkpoint())
@@ -190,7 +191,8 @@ def _bring(
         overwrite=overwrite,
         handover=True,
     )
-    return handle.result()
+    # Nobody else has the handle: an interrupted conversion does not wait for the step in flight.
+    return finished(handle, "convert", False)
 
 
 def _verify(step: ForeignStep, manager: CheckpointManager, number: int) -> None:

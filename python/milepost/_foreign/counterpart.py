@@ -134,6 +134,9 @@ def _shardings(place: Place, paths: list[tuple[str, ...]]) -> dict[str, Any] | N
             continue
         axes, spec = given["axis_names"], given["partition_spec"]
         kind = {"mesh": given["shape"], "axes": axes, "spec": spec}
+        types = [str(one).rpartition(".")[2] for one in given.get("axis_types") or ()]
+        if not set(types) <= {"Auto"}:
+            kind["types"] = types
         if kind not in kinds and len(kinds) < KINDS_MAX:
             kinds.append(kind)
         numbers[at] = kinds.index(kind) + 1 if kind in kinds else 0

@@ -24,6 +24,7 @@ _aliases.alias_own_names()
 
 from . import (  # noqa: E402
     args,
+    arrays,
     checkpoint_args,
     checkpoint_managers,
     checkpoint_utils,
@@ -119,6 +120,7 @@ __all__ = [
     "Transform",
     "apply_transformations",
     "args",
+    "arrays",
     "checkpoint_args",
     "checkpoint_managers",
     "checkpoint_utils",

@@ -112,7 +112,7 @@ def of_target(
         asked = described(target)
         raise Unfit(f"the checkpoint has {stored_as(leaf)}, the target asks for {asked}")
     if is_prng_key(target) or leaf.kind == "prng_key":
-        return _prng_key(leaf, number, target)
+        return _key_of_target(leaf, number, target, fallback_sharding)
     if isinstance(target, SCALARS) and not isinstance(target, np.generic):
         return _scalar(leaf, number, type(target))
     if isinstance(target, np.generic):
@@ -156,9 +156,12 @@ def of_arguments(
         if wanted in (None, str, bytes) or is_array_type(wanted):
             return Request(Want(number))
         raise Unfit(f"the checkpoint has {stored_as(leaf)}, restore_type is {wanted.__name__}")
-    if leaf.kind == "prng_key":
-        return _prng_key(leaf, number, target)
     sharding = _argument_sharding(args)
+    if leaf.kind == "prng_key":
+        if wanted is np.ndarray:
+            return Request(Want(number, like=np.ndarray))
+        named = sharding or (_sharding_of(target, False) if is_prng_key(target) else None)
+        return _prng_key(leaf, number, target, named or fallback_sharding)
     if wanted is None:
         wanted = _saved_type(leaf, was_jax, sharding)
     shape = getattr(args, "global_shape", None)
@@ -248,19 +251,32 @@ def _described(leaf: Any, number: int, target: Any) -> Request:
     return _cast_scalar(number, target.dtype)
 
 
-def _prng_key(leaf: Any, number: int, target: Any) -> Request:
+def _key_of_target(leaf: Any, number: int, target: Any, fallback_sharding: Any) -> Request:
+    """A PRNG key as a target asks: typed, of its shape and sharding; an np.ndarray gets the data."""
+    if isinstance(target, np.ndarray):
+        _same_shape(leaf, target.shape, strict=True)
+        return Request(Want(number, like=np.ndarray))
+    sharding = None
+    if is_prng_key(target):
+        sharding = _sharding_of(target, False)
+        # What is stored are the keys' data: the words of one key are its last axis.
+        stored, asked = tuple(leaf.shape)[:-1], tuple(target.shape)
+        if leaf.kind == "prng_key" and stored != asked:
+            raise Unfit(f"the stored shape is {list(stored)}, the target asks for {list(asked)}")
+    return _prng_key(leaf, number, target, sharding or fallback_sharding)
+
+
+def _prng_key(leaf: Any, number: int, target: Any, sharding: Any) -> Request:
     if leaf.kind != "prng_key":
         raise Unfit(f"the checkpoint has {stored_as(leaf)}, the target asks for a PRNG key")
-    if is_prng_key(target) and is_jax_array(target):
-        import jax
-
-        implementation = str(jax.random.key_impl(target))
+    if is_prng_key(target):
+        implementation = str(target.dtype._impl.name)
         if leaf.implementation is not None and implementation != leaf.implementation:
             raise Unfit(
                 f"the checkpoint has a PRNG key of {leaf.implementation}, the target's is of "
                 f"{implementation}"
             )
-    return Request(Want(number))
+    return Request(Want(number, like="jax", sharding=sharding))
 
 
 def _sharding_of(target: Any, support_layout: bool) -> Any:

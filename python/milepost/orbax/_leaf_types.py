@@ -3,12 +3,13 @@
 ```text
 jax_leaves     which leaves were `jax.Array`s     "all", or a bitmap by leaf number in base 64
 scalar_leaves  which were NumPy scalars           the same
-shardings      how arrays were spread over devices: {"kinds": [mesh, axes, spec], "leaves": …}
+shardings      how arrays were spread over devices: {"kinds": [mesh, axes, spec, types], "leaves": …}
 ```
 
-Each member is left out where there is nothing to remember. Shardings are advice: mesh shape, axis
-names and partition, no device. A restore that names none uses them where this process has the
-devices, else JAX's default device; it never fails for them.
+Each member is left out where there is nothing to remember, and types where all axes are Auto.
+Shardings are advice: mesh shape, axis names and types, and partition, no device. A restore that
+names none uses them where this process has the devices, else JAX's default device; it never fails
+for them.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ def _is_all_jax(jax: Any, tree: Any) -> bool:
 
 
 def _is_spread(leaf: Any) -> bool:
+    if not hasattr(leaf, "sharding"):
+        return False  # a tracer, which the engine refuses by its path
     return type(leaf.sharding).__name__ == "NamedSharding" and leaf.sharding.num_devices > 1
 
 
@@ -86,7 +89,9 @@ def _kind(mesh: Any, spec: Any) -> dict[str, Any]:
     axes = [str(name) for name in mesh.axis_names]
     parts = [list(part) if isinstance(part, tuple) else part for part in spec]
     shape = [int(mesh.shape[name]) for name in mesh.axis_names]
-    return {"mesh": shape, "axes": axes, "spec": parts}
+    kind = {"mesh": shape, "axes": axes, "spec": parts}
+    types = [one.name for one in mesh.axis_types]
+    return kind if set(types) <= {"Auto"} else {**kind, "types": types}
 
 
 class LeafTypes:
@@ -121,7 +126,9 @@ class LeafTypes:
             return SingleDeviceShardingMetadata("default")
         made = self._shardings["kinds"][kind - 1]
         spec = tuple(tuple(part) if isinstance(part, list) else part for part in made["spec"])
-        return NamedShardingMetadata(tuple(made["mesh"]), tuple(made["axes"]), spec)
+        return NamedShardingMetadata(
+            tuple(made["mesh"]), tuple(made["axes"]), spec, _axis_types(made.get("types"))
+        )
 
     def sharding(self, number: int) -> Any:
         """The leaf's sharding over this process' devices; None: the default device."""
@@ -135,6 +142,16 @@ class LeafTypes:
             return self.sharding_metadata(at).to_jax_sharding()
         except ValueError:
             return None
+
+
+def _axis_types(names: Sequence[str] | None) -> tuple[Any, ...] | None:
+    """JAX's axis types; None where this process' JAX has none of that name."""
+    if names is None:
+        return None
+    import jax
+
+    known = jax.sharding.AxisType.__members__
+    return tuple(known[name] for name in names) if set(names) <= set(known) else None
 
 
 def _flags(recorded_as: Any, leaves: int) -> np.ndarray:

@@ -89,7 +89,7 @@ def is_async(given: Given, options: CheckpointManagerOptions) -> bool:
     if given.checkpointers is None:
         return options.enable_async_checkpointing
     several = given.checkpointers if _is_mapping(given.checkpointers) else {"": given.checkpointers}
-    return any(callable(getattr(c, "wait_until_finished", None)) for c in several.values())
+    return any(is_async_checkpointer(c) for c in several.values())
 
 
 def async_options(given: Given, options: CheckpointManagerOptions) -> AsyncOptions:
@@ -116,6 +116,11 @@ def finish_of(options: CheckpointManagerOptions, asynchronous: AsyncOptions) -> 
 
     callback = asynchronous.post_finalization_callback
     return Finish(options.file_options.path_permission_mode, barrier, callback)
+
+
+def is_async_checkpointer(checkpointer: Any) -> bool:
+    """Tells whether a checkpointer saves in the background."""
+    return callable(getattr(checkpointer, "wait_until_finished", None))
 
 
 def meeting(url: str, options: CheckpointManagerOptions, timeout: float | None) -> Any:

@@ -12,11 +12,14 @@ class NativeRun(mp.CheckpointManager):
 
     Natively, a run with steps of another library takes no save. Behind a changed import line it
     does, beside them: the training goes on. The drop-in lists, restores and protects these steps
-      itself.
+    itself.
     """
 
     def _foreign_steps(self) -> list[Any]:
         return []
+
+    def _check_names(self, run: Any, prefix: str | None, width: int | None) -> None:
+        """Passes: the drop-ins look at `step_format` themselves, for they know several formats."""
 
     @property
     def step_format(self) -> tuple[str, int]:

@@ -15,11 +15,12 @@ import numpy as np
 import milepost as mp
 from milepost import _structure
 from milepost._errors import Mismatch
-from milepost._restore import Want, read
+from milepost._restore import Want
 
 from . import _compare, _leaf_requests
 from ._leaf_requests import Request, Unfit
 from ._leaf_types import LeafTypes
+from ._reading import read
 from ._targets import (
     FlatTree,
     Path,
@@ -165,7 +166,7 @@ def restore_tree(
     requests = _requests(stored if target is None else target, stored, door.request, found)
     hint = _compare.hint_for(found, standard=standard, partial=partial)
     _compare.raise_mismatches(found, hint=hint, context={})
-    values = read(index, [one.want for one in requests.values()], cast="unsafe", progress=progress)
+    values = read(index, [one.want for one in requests.values()], progress=progress)
     done = {path: one.finish(value) for (path, one), value in zip(requests.items(), values)}
     if target is not None:
         return _rebuilt(target, stored, done)

@@ -8,12 +8,13 @@ from typing import Any
 
 from milepost import _structure
 from milepost._errors import Mismatch
-from milepost._restore import read
+
 
 from . import _compare, _leaf_requests, _pytree
 from ._leaf_args import RestoreArgs
 from ._leaf_requests import Request, Unfit
 from ._leaf_types import LeafTypes
+from ._reading import read
 from ._targets import FlatTree, Path, flatten_target, shown
 from .transform_utils import RestoreTransform, Source, source_of, stored_keys
 from .tree import to_flat_dict
@@ -51,7 +52,7 @@ class _Plan:
         """All values, or one error for all that does not fit."""
         _compare.raise_mismatches(self.found, hint=None, context={})
         wants = [request.want for request in self.requests]
-        values = read(self.index, wants, cast="unsafe", progress=False)
+        values = read(self.index, wants)
         return [request.finish(value) for request, value in zip(self.requests, values)]
 
 

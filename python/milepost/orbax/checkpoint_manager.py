@@ -36,6 +36,7 @@ from ._manager_log import SaveLog
 from ._manager_options import CheckpointManagerOptions
 from ._manager_policies import Policies
 from ._manager_saves import Saves
+from ._manager_setup import is_async_checkpointer
 from ._native_run import NativeRun
 from ._run_path import is_local, path_of, url_of
 from .abstract_checkpoint_manager import AbstractCheckpointManager
@@ -49,6 +50,7 @@ __all__ = [
     "FileOptions",
     "MultiprocessingOptions",
     "StepAlreadyExistsError",
+    "is_async_checkpointer",
 ]
 
 _LOG = logging.getLogger(__name__)
@@ -179,11 +181,8 @@ class CheckpointManager(AbstractCheckpointManager):
     # --- saving
 
     def should_save(self, step: int) -> bool:
-        """Tells whether `save(step)` would save now.
-
-        In several processes all ask it: what a clock or a function decides, the primary one decides
-        for all.
-        """
+        """Tells whether `save(step)` would save now. In several processes all ask, and the primary one decides by
+        clocks and functions."""
         step = _step_number(step)
         if self._options.read_only:
             return False

@@ -54,6 +54,14 @@ class AbstractCheckpointer:
         """Restores from a path."""
         raise NotImplementedError
 
+    def metadata(self, directory: Any) -> Any:
+        """What a checkpoint says of itself."""
+        raise NotImplementedError
+
+    def structure(self, directory: Any) -> Any:
+        """The saved tree with None for each leaf's value."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Frees what it holds."""
 

@@ -25,6 +25,7 @@ __all__ = [
     "StorageMetadata",
     "StringMetadata",
     "TreeMetadata",
+    "get_step_metadata",
     "tree",
     "value",
 ]
@@ -151,18 +152,24 @@ class SingleDeviceShardingMetadata(ShardingMetadata):
 
 @dataclasses.dataclass
 class NamedShardingMetadata(ShardingMetadata):
-    """A mesh's shape and axis names, and the partition of an array over them."""
+    """A mesh's shape, axis names and axis types, and the partition of an array over them.
+
+    Attributes:
+        axis_types: `jax.sharding.AxisType`s; None: JAX's default for a `Mesh`, which is Auto.
+    """
 
     shape: tuple[int, ...]
     axis_names: tuple[str, ...]
     partition_spec: tuple[Any, ...]
+    axis_types: tuple[Any, ...] | None = None
 
     @classmethod
     def from_jax_sharding(cls, jax_sharding: Any) -> NamedShardingMetadata:
         """The metadata of a `NamedSharding`."""
         mesh = jax_sharding.mesh
         names = tuple(mesh.axis_names)
-        return cls(tuple(mesh.shape[n] for n in names), names, tuple(jax_sharding.spec))
+        shape = tuple(mesh.shape[n] for n in names)
+        return cls(shape, names, tuple(jax_sharding.spec), tuple(mesh.axis_types))
 
     def to_jax_sharding(self) -> Any:
         """A `NamedSharding` over the first devices that JAX has.
@@ -175,7 +182,8 @@ class NamedShardingMetadata(ShardingMetadata):
         devices, count = jax.devices(), int(np.prod(self.shape))
         if count > len(devices):
             raise ValueError(f"The mesh {self.shape} is of more than {len(devices)} devices.")
-        mesh = jax.sharding.Mesh(np.array(devices[:count]).reshape(self.shape), self.axis_names)
+        chosen = np.array(devices[:count]).reshape(self.shape)
+        mesh = jax.sharding.Mesh(chosen, self.axis_names, axis_types=self.axis_types)
         return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*self.partition_spec))
 
 
@@ -342,6 +350,22 @@ def step_metadata(checkpoint: Any, item_metadata: Any, item_handlers: Any) -> St
         commit_timestamp_nsecs=_nanoseconds(committed),
         custom_metadata=dict(checkpoint.metadata or {}),
     )
+
+
+def get_step_metadata(path: Any) -> StepMetadata:
+    """What the checkpoint at a path says of itself; no item is opened, `item_metadata` is None.
+
+    Raises:
+        FileNotFoundError: No checkpoint is there.
+    """
+    from . import _bridge, _foreign_metadata, _place_of_checkpoint
+
+    checkpoint, _ = _place_of_checkpoint.opened(path)
+    if _place_of_checkpoint.is_foreign(checkpoint):
+        found = _foreign_metadata.step_metadata(checkpoint)
+        return dataclasses.replace(found, item_metadata=None)
+    handlers = {name: _bridge.recorded_handler(info) for name, info in checkpoint.items.items()}
+    return step_metadata(checkpoint, None, handlers)
 
 
 def _stages(record: Any) -> dict[str, float]:

@@ -9,15 +9,36 @@ from typing import Any
 from milepost._errors import Unsupported
 from milepost._together import Together, of_jax, running_jax
 
+from ._processes import (
+    coordination_timeout,
+    get_barrier_sync_fn,
+    get_jax_distributed_client,
+    is_jax_distributed_client_initialized,
+    is_pathways_backend,
+    process_index_from_device,
+    should_skip_process_sync,
+    unique_barrier_key,
+    unique_processes_from_devices,
+)
+
 __all__ = [
     "broadcast_one_to_all",
+    "coordination_timeout",
+    "get_barrier_sync_fn",
+    "get_jax_distributed_client",
+    "is_jax_distributed_client_initialized",
+    "is_pathways_backend",
     "is_primary_host",
     "process_count",
     "process_index",
+    "process_index_from_device",
     "reached_preemption",
     "refuse_several_processes",
+    "should_skip_process_sync",
     "sync_global_processes",
     "together",
+    "unique_barrier_key",
+    "unique_processes_from_devices",
 ]
 
 

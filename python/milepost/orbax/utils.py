@@ -33,12 +33,14 @@ from .tree import key_name as get_key_name
 
 __all__ = [
     "TMP_DIR_SUFFIX",
+    "all_leaves_are_placeholders",
     "any_checkpoint_step",
     "broadcast_one_to_all",
     "checkpoint_steps",
     "checkpoint_steps_paths",
     "deserialize_tree",
     "from_flat_dict",
+    "from_flattened_with_keypath",
     "fully_replicated_host_local_array_to_global_array",
     "get_key_name",
     "get_save_directory",
@@ -47,10 +49,14 @@ __all__ = [
     "is_empty_node",
     "is_empty_or_leaf",
     "is_gcs_path",
+    "is_pathways_backend",
     "is_primary_host",
     "is_scalar",
     "is_sequence_key",
     "is_tmp_checkpoint",
+    "leaf_is_placeholder",
+    "leaf_placeholder",
+    "name_from_leaf_placeholder",
     "pytree_structure",
     "reached_preemption",
     "record_saved_duration",
@@ -75,7 +81,66 @@ sync_global_devices = multihost.sync_global_processes
 broadcast_one_to_all = multihost.broadcast_one_to_all
 reached_preemption = multihost.reached_preemption
 is_primary_host = multihost.is_primary_host
+is_pathways_backend = multihost.is_pathways_backend
 tuple_path_from_keypath = str_keypath
+
+
+_PLACEHOLDER = "PLACEHOLDER://"
+_AGGREGATED = "AGGREGATED://"
+"""What Orbax's oldest format has for leaves in one file with others."""
+
+
+def leaf_placeholder(name: str) -> str:
+    """The text that stands for a leaf whose value is elsewhere."""
+    return _PLACEHOLDER + name
+
+
+def leaf_is_placeholder(leaf: Any) -> bool:
+    """Whether a leaf is such a text."""
+    return isinstance(leaf, str) and leaf.startswith((_PLACEHOLDER, _AGGREGATED))
+
+
+def name_from_leaf_placeholder(placeholder: str) -> str:
+    """The name in such a text.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not leaf_is_placeholder(placeholder):
+        raise ValueError(f"not the placeholder of a leaf: {placeholder!r}")
+    return placeholder.partition("://")[2]
+
+
+def all_leaves_are_placeholders(tree: Any) -> bool:
+    """Whether every leaf of a tree is such a text."""
+    import jax
+
+    return all(leaf_is_placeholder(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def from_flattened_with_keypath(flat_with_keys: Any) -> Any:
+    """The tree of what `jax.tree_util.tree_flatten_with_path` gave: dicts and lists.
+
+    Raises:
+        ValueError: Nothing is given, which could be a dict or a list.
+    """
+    flat = {str_keypath(path): (path, leaf) for path, leaf in flat_with_keys}
+    if not flat:
+        raise ValueError("no leaves: the tree could be {} or []")
+    return _of_paths([(path, leaf) for path, leaf in flat.values()], 0)
+
+
+def _of_paths(pairs: list[tuple[Any, Any]], depth: int) -> Any:
+    path, leaf = pairs[0]
+    if len(path) == depth:
+        return leaf
+    children: dict[Any, list[tuple[Any, Any]]] = {}
+    for path, leaf in pairs:
+        children.setdefault(get_key_name(path[depth]), []).append((path, leaf))
+    built = {name: _of_paths(inside, depth + 1) for name, inside in children.items()}
+    if is_sequence_key(pairs[0][0][depth]):
+        return [built[name] for name in sorted(built)]
+    return built
 
 
 def is_dict_key(key: Any) -> bool:

@@ -311,6 +311,8 @@ def test_how_arrays_were_sharded_comes_over_as_milepost_orbax_records_it(tmp_pat
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
             x, y = (getattr(v, "sharding", None) for v in (a, b))
             assert (x is None and y is None) or x.is_equivalent_to(y, a.ndim), (x, y)
+            if isinstance(x, N):
+                assert x.mesh.axis_types == y.mesh.axis_types, (x, y)
         kinds = [mp.open(root, 1).items["default"].metadata["shardings"]["kinds"] for root in (run, own)]
         key = lambda kind: str(kind)
         assert sorted(kinds[0], key=key) == sorted(kinds[1], key=key), kinds

@@ -171,6 +171,9 @@ def test_metadata_that_is_no_json_says_where(url):
         ("metadata", [1], "list"),
         ("metrics", {"loss": "low"}, "loss"),
         ("metrics", [1.0], "list"),
+        ("metrics", {1: 0.5}, "1"),
+        ("metadata", {("a", "b"): 0.5}, "('a', 'b')"),
+        ("item_metadata", {3: {}}, "3"),
         ("item_metadata", {"state": {1, 2}}, "state"),
         ("item_metadata", {"other": 1}, "other"),
     ]:

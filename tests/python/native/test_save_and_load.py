@@ -227,3 +227,35 @@ def test_exact_is_not_said_of_a_target(url):
     mp.save(url, TREE)
     with pytest.raises(mp.Invalid, match="exact"):
         mp.load(url, TREE, exact=False)
+
+
+def test_a_save_without_anything_to_save_is_refused(url, run, tmp_path):
+    with mp.CheckpointManager(run) as manager:
+        for save in (mp.save, mp.save_async, lambda url: manager.save(1)):
+            with pytest.raises(mp.Invalid, match="nothing to save"):
+                save(url)
+        assert manager.steps() == [] and not manager.is_saving()
+    assert not (tmp_path / "checkpoint").exists()
+    mp.save(url, None)
+    assert mp.load(url) is None
+    with pytest.raises(mp.Invalid, match="name in items"):
+        mp.save(url, items={1: {"w": 1}}, overwrite=True)
+
+
+def test_a_place_keeps_its_engine_and_no_other_is_taken(url):
+    engine, other = mp.Engine(memory_bytes=32 << 20), mp.Engine(memory_bytes=32 << 20)
+    place = mp.Place(url, None, engine)
+    calls = [
+        lambda engine: mp.save(place, {"w": np.arange(9)}, overwrite=True, engine=engine),
+        lambda engine: mp.load(place, engine=engine),
+        lambda engine: mp.open(place, engine=engine),
+        lambda engine: mp.CheckpointManager(place.join("run"), read_only=True, engine=engine).close(),
+    ]
+    for call in calls:
+        for wrong in (other, mp.Engine(memory_bytes=16 << 20)):
+            with pytest.raises(mp.Invalid, match="another engine") as caught:
+                call(wrong)
+            assert url in caught.value.context["place"]
+        call(None)
+        call(engine)
+    assert engine.high_water_bytes > 0 and other.high_water_bytes == 0

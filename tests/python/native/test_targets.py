@@ -239,6 +239,36 @@ def test_missing_leaves_keep_the_targets_own_value_if_asked(saved):
     assert set(mismatches(saved, with_(target, "params", "w", np.zeros(5)), missing="skip")) == {"params/w"}
 
 
+@pytest.mark.parametrize("leaf", [STRUCT((2,), np.float32), ..., STRUCT((), np.int32)], ids=["struct", "as stored", "0-d"])
+def test_a_missing_leaf_without_a_value_of_its_own_is_a_mismatch(saved, leaf):
+    target = with_(with_(TREE, "params", "new", leaf), "other", {"deep": [leaf, 1]})
+    assert set(mismatches(saved, target, missing="skip")) == {"params/new", "other/deep/0"}
+    kept = mp.load(saved, with_(TREE, "params", "new", jnp.ones(2)), missing="skip")
+    assert kept["params"]["new"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("like", ["struct", "array", "sharded"])
+def test_whole_numbers_beyond_32_bits_are_not_cut_off_by_jax(url, like):
+    big = np.array([1, 2**40, -(2**33)])
+    mp.save(url, {"w": big, "fits": np.array([1, -(2**31), 2**31 - 1]), "u": np.array([2**32 - 1], np.uint64)})
+    assert not jax.config.jax_enable_x64
+    target = {
+        "struct": STRUCT((3,), np.int64, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])),
+        "array": jnp.zeros(3, np.int32),
+        "sharded": STRUCT(
+            (3,),
+            np.int64,
+            sharding=jax.NamedSharding(jax.make_mesh((3,), ("x",), devices=jax.devices()[:3]), jax.P("x")),
+        ),
+    }[like]
+    with pytest.raises(mp.MilepostError, match="fit") as caught:
+        mp.load(url, {"w": target}, unexpected="ignore")
+    assert caught.value.context.get("leaf") == "w" or "w" in str(caught.value)
+    fits = mp.load(url, {"fits": target}, unexpected="ignore")["fits"]
+    assert fits.dtype == np.int32 and np.asarray(fits).tolist() == [1, -(2**31), 2**31 - 1]
+    assert mp.load(url)["w"].tolist() == big.tolist()
+
+
 def test_unexpected_leaves_are_left_out_if_asked(saved):
     target = {"params": {"b": np.zeros(4, np.float32)}}
     assert "params/w" in mismatches(saved, target)

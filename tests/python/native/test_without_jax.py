@@ -71,6 +71,21 @@ assert (leaf.kind, leaf.implementation) == ("prng_key", "fry" if leaf.implementa
     )
 
 
+def test_a_defaultdict_is_saved_and_a_target(program, url):
+    program(
+        BLOCKED
+        + f"""
+import collections, numpy as np, milepost as mp
+tree = collections.defaultdict(list, b=np.arange(3), a=collections.OrderedDict(c=1.5))
+mp.save({url!r}, tree)
+assert type(mp.load({url!r})) is dict
+back = mp.load({url!r}, tree)
+assert type(back) is collections.defaultdict and back.default_factory is list and list(back) == ["b", "a"], back
+assert back["b"].tolist() == [0, 1, 2] and type(back["a"]) is collections.OrderedDict and back["a"]["c"] == 1.5
+"""
+    )
+
+
 def test_importing_milepost_imports_no_framework():
     code = (
         "import sys, milepost; print(sorted({n.partition('.')[0] for n in sys.modules} & "

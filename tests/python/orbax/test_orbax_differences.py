@@ -338,3 +338,12 @@ def test_a_key_longer_than_a_file_name_is_saved(ours, tmp_path):
     """Orbax without OCDBT: `File name too long`."""
     tree = {"k" * 300: np.ones(2), "\u00e9/.. ": 1}
     assert set(ours.PyTreeCheckpointer().restore(save(ours, tmp_path / "a", tree))) == set(tree)
+
+
+def test_a_traced_array_is_refused_by_its_path(ours, tmp_path):
+    def traced(x):
+        ours.PyTreeCheckpointer().save(tmp_path / "a", {"p": {"x": x}})
+        return x
+
+    with pytest.raises(ValueError, match="leaf=p/x"):
+        jax.jit(traced)(jnp.ones(2))

@@ -232,7 +232,7 @@ def test_orbax_has_no_public_name_that_ours_lacks_but_those_named_here(ours, the
     missing = [name for name in PUBLIC.split() if not hasattr(ours, name)]
     assert missing == []
     # Parts of Orbax's own storage: there is nothing of the kind here.
-    internal = set("aggregate_handlers arrays msgpack_utils pathways serialization".split())
+    internal = set("aggregate_handlers msgpack_utils pathways serialization".split())
     modules = set("contextlib functools experimental version future".split())
     flat = {"abstract_checkpoint_manager", "checkpoint_manager", "checkpoint_args"}
     names = {name for name in vars(theirs) if not name.startswith("_")}

@@ -34,6 +34,7 @@ class StalledServer:
     def __init__(self, folder: str | Path, stalled: bool = True) -> None:
         self._go = threading.Event()
         self.asked = threading.Event()
+        self.count = 0
         if not stalled:
             self._go.set()
         server = self
@@ -48,6 +49,7 @@ class StalledServer:
                 pass
 
             def do_GET(self) -> None:
+                server.count += 1
                 path = Path(self.translate_path(self.path))
                 if path.name.startswith("c."):
                     server.asked.set()

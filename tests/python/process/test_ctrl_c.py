@@ -220,3 +220,121 @@ assert len(seen) > 3, "the handler ran only after the save"
 assert np.array_equal(mp.load("ckpt")["w"], slow(2)["w"])
 """
     )
+
+
+MODEL = (
+    HEAD
+    + """
+from safetensors.numpy import save_file
+import glob
+
+def left():
+    return sorted(n for n in glob.glob("**", recursive=True, include_hidden=True) if "stderr" not in n)
+"""
+)
+
+
+def test_an_interrupted_import_is_cancelled_and_nothing_is_visible(run):
+    run(
+        MODEL
+        + """
+save_file(slow(), "model.safetensors")
+interrupted(mp.import_safetensors, "model.safetensors", "ckpt", **SLOWLY)
+assert not visible("ckpt")
+assert left() == ["model.safetensors"], "it goes on, or has left something"
+mp.import_safetensors("model.safetensors", "ckpt")
+assert np.array_equal(mp.load("ckpt")["w"], slow()["w"])
+"""
+    )
+
+
+def test_an_interrupted_conversion_ends_and_goes_on_where_it_stopped(run):
+    run(
+        MODEL
+        + """
+os.mkdir("models")
+for step in (1, 2):
+    save_file(slow(1 if step == 1 else 64, step), f"models/model_{step}.safetensors")
+interrupted(mp.convert, "models", "run", after=2.5, **SLOWLY)
+assert mp.CheckpointManager("run", read_only=True).steps() == [1]
+saved = mp.convert("models", "run")
+assert [one.step for one in saved] == [2]
+assert np.array_equal(mp.load("run", step=2)["w"], slow(64, 2)["w"])
+"""
+    )
+
+
+@pytest.mark.parametrize(
+    "call", ['extract("files", "out")', 'export_safetensors("out/model.safetensors", item="state")', "verify()"]
+)
+def test_an_interrupted_read_of_much_stops_and_leaves_no_file(run, call):
+    run(
+        MODEL
+        + f"""
+os.mkdir("files"), os.mkdir("out")
+open("files/big", "wb").write(bytes(range(256)) * 40_000)
+mp.save("ckpt", items={{"state": {{"w": np.arange(1_000_000)}}, "files": mp.Files("files")}}, chunk_bytes=1 << 16)
+server = StalledServer(".")
+checkpoint = mp.open(server.url + "/ckpt")
+interrupted(lambda: checkpoint.{call})
+assert server.asked.is_set()
+asked = server.count
+server.release()
+time.sleep(1)
+assert server.count <= asked + 16, "it goes on"
+assert os.listdir("out") == []
+"""
+    )
+
+
+def test_an_interrupted_save_that_is_tried_again_never_commits_what_changed_meanwhile(run):
+    run(
+        HEAD
+        + """
+import resource
+# More than the budget: the call reads the caller's memory until all is written, and no attempt can open a file.
+tree = {"w": np.zeros(64 << 20, np.uint8)}
+engine = mp.Engine(memory_bytes=8 << 20)
+manager = mp.CheckpointManager("run", retries=1000, engine=engine, chunk_bytes=1 << 20)
+manager.save(0, {"a": np.zeros(3)}).result()
+ended = threading.Event()
+manager.on_event(lambda event: event["event"] == "failed" and ended.set())
+ctrl_c(1.5)
+files = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, files[1]))
+try:
+    manager.save(1, tree)
+    raise AssertionError("it was not interrupted")
+except KeyboardInterrupt:
+    pass
+tree["w"][:] = 7
+resource.setrlimit(resource.RLIMIT_NOFILE, files)
+assert ended.wait(30) and manager.stats()["retries"] > 0
+manager.reload()
+assert manager.steps() == [0]
+manager.save(2, tree).result()
+assert np.all(manager.restore(2)["w"] == 7)
+manager.close()
+"""
+    )
+
+
+def test_ctrl_c_in_a_wait_keeps_the_failure_for_later(run):
+    run(
+        HEAD
+        + """
+import resource
+manager = mp.CheckpointManager("run", **SLOWLY)
+manager.save(1, slow(16))
+# The record is not written any more: the save fails when its chunks are there.
+interrupted(manager.wait)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, resource.RLIM_INFINITY))
+try:
+    manager.wait()
+    raise AssertionError("the failure is lost")
+except mp.MilepostError as error:
+    assert "File too large" in str(error), error
+manager.wait()  # told once
+manager.close()
+"""
+    )

@@ -131,6 +131,38 @@ atexit.register(last_words)  # before milepost is imported: runs after its own
     run(CHECK.format(url="ckpt", megabytes=1))
 
 
+LATE = """
+import atexit
+atexit.register(lambda: last_words())  # before milepost is imported: runs after its own
+"""
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        'mp.save_async("run/7", slow(1), **SLOWLY)',
+        'mp.CheckpointManager("run", **SLOWLY).save(7, slow(1))',
+        'with mp.CheckpointManager("run", **SLOWLY) as manager: manager.save(7, slow(1)); manager.wait(5)',
+        'mp.save_async("run/7", slow(1), **SLOWLY).add_done_callback(lambda handle: handle.result())',
+    ],
+)
+def test_a_save_in_the_background_of_a_hook_that_runs_after_ours_is_waited_for(run, save):
+    run(LATE + HEAD + f"def last_words():\n    {save}")
+    run(CHECK.format(url="run/7", megabytes=1))
+
+
+def test_a_save_of_a_late_hook_that_fails_raises(start):
+    child = start(LATE + HEAD + 'def last_words():\n    no_space()\n    mp.save_async("ckpt", slow(2), **SLOWLY)')
+    child.end()
+    assert "File too large" in child.err, child.err
+
+
+def test_a_manager_that_the_exit_has_closed_refuses_a_late_save(start, run):
+    child = start(LATE + HEAD + 'manager = mp.CheckpointManager("run")\ndef last_words():\n    manager.save(7, slow(1))')
+    child.end()
+    assert "closed" in child.err and "milepost._errors" in child.err, child.err
+
+
 def test_a_thread_that_still_saves_is_waited_for(run):
     run(HEAD + 'threading.Thread(target=mp.save, args=("ckpt", slow(2)), kwargs=SLOWLY).start()')
     run(CHECK.format(url="ckpt", megabytes=2))

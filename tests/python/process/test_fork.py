@@ -300,3 +300,56 @@ handle.result()
 assert done.wait(40) and not failures, failures
 """
     )
+
+
+def test_a_fork_while_another_thread_takes_and_gives_back_leases(run):
+    run(
+        HEAD
+        + """
+manager = mp.CheckpointManager("run")
+for step in range(3):
+    manager.save(step, {"w": np.arange(9)}).result()
+held = manager.open(0, lease=True)
+stop = threading.Event()
+
+def lease():
+    while not stop.is_set():
+        for step in range(3):
+            with manager.open(step, lease=True):
+                pass
+
+threads = [threading.Thread(target=lease) for _ in range(3)]
+for thread in threads:
+    thread.start()
+
+def childs():
+    own("own")
+    with mp.CheckpointManager("own-run", max_to_keep=1) as mine:
+        with mine.open(lease=True) as opened:
+            assert opened.load()["w"].shape == (50_000,)
+            mine.save(2, {"w": 1}).result()
+            mine.wait()
+            assert mine.steps() == [1, 2], "it is leased here"
+        mine.save(3, {"w": 1}).result()
+        mine.wait()
+        assert mine.steps() == [3]
+    gc.collect()
+
+try:
+    for _ in range(12):
+        child(childs)
+        os.system("rm -rf own own-2 own-run")
+finally:
+    stop.set()
+    for thread in threads:
+        thread.join()
+try:
+    manager.delete(0)
+    raise AssertionError("the lease is lost")
+except mp.Conflict:
+    pass
+held.close()
+manager.delete(0)
+manager.close()
+"""
+    )

@@ -233,3 +233,39 @@ manager.close()
 assert manager.best_step() == 6 and 6 in manager.steps() and manager.steps()[-1] == 10
 """
     )
+
+
+def test_a_manager_that_is_collected_on_a_thread_of_the_engine_does_not_deadlock(run):
+    run(
+        HEAD
+        + """
+import gc, weakref
+gone, threads = [], set()
+
+class Loop:
+    def __init__(self):
+        self.own = self
+        self.manager = mp.CheckpointManager("run", **SLOWLY)
+
+def collect(event):
+    # The cycle is garbage by now: the collector runs the manager's end here, on the thread that saves.
+    threads.add(type(threading.current_thread()).__name__)
+    if event["event"] != "started":
+        gc.collect()
+
+gc.disable()
+loop = Loop()
+weakref.finalize(loop.manager, gone.append, 1)
+loop.manager.on_event(collect)
+handle = loop.manager.save(1, {"w": np.arange(100_000)})
+del loop
+handle.result(60)
+deadline = time.monotonic() + 30
+while not gone and time.monotonic() < deadline:
+    time.sleep(0.01)
+assert gone and "_DummyThread" in threads, threads
+assert mp.load("run")["w"].shape == (100_000,)
+with mp.CheckpointManager("run") as other:
+    other.save(2, {"w": 1}).result()
+"""
+    )

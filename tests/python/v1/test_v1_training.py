@@ -519,3 +519,52 @@ def test_the_old_names_of_methods_work_and_warn(ocp, tmp_path):
             assert_same(ckptr.load_pytree(0), TREE)
         with pytest.warns(DeprecationWarning):
             assert ckptr.pytree_metadata(0).step == 0
+
+
+def test_a_save_that_has_ended_before_anybody_looks_is_told_all_the_same(ours):
+    """A view of a response that was done already used to wait for ever."""
+    from milepost.orbax.v1._operation import in_background
+
+    def fail():
+        raise OSError("full")
+
+    for work, expected in ((lambda: None, True), (fail, OSError)):
+        inner = in_background("save to x", work)
+        inner.wait_until_done()
+        outer = inner.mapped(lambda _: True)
+        if expected is True:
+            assert outer.result(timeout=5) is True
+        else:
+            with pytest.raises(expected):
+                outer.result(timeout=5)
+    broken = in_background("save to x", lambda: None).mapped(lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        broken.result(timeout=5)
+
+
+def test_who_stops_waiting_for_a_save_does_not_take_its_outcome_away(ours, tmp_path):
+    import asyncio
+    import threading
+
+    from milepost.orbax.v1._operation import in_background
+
+    go = threading.Event()
+    response = in_background("save to x", lambda: go.wait(30))
+
+    async def give_up():
+        await asyncio.wait_for(response, 0.01)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(give_up())
+    go.set()
+    assert response.result(timeout=30) is True
+
+
+def test_what_is_not_kept_is_not_listed_when_a_save_returns(ocp, tmp_path):
+    kept = ocp.training.preservation_policies.LatestN(2)
+    with checkpointer(
+        ocp, tmp_path / "run", save_decision_policy=every(ocp), preservation_policy=kept
+    ) as ckptr:
+        for step in range(6):
+            ckptr.save(step, TREE)
+            assert steps(ckptr) == list(range(max(0, step - 1), step + 1))

@@ -230,24 +230,35 @@ def is_native(handler: Any) -> bool:
 
 
 def call_save(handler: Any, directory: Any, args: Any) -> None:
-    """Lets a handler that is not ours write its files."""
+    """Lets a handler that is not ours write its files, and waits for all that it has begun.
+
+    `async_save` is called where there is one, as a checkpointer that saves in the background does:
+    Orbax's own `save` calls it, too, so that a subclass may override either.
+    """
     positional, named = _call_of(args)
-    save = getattr(handler, "save", None)
-    done = False
-    if save is not None:
-        try:
-            result = save(directory, *positional, **named)
-            if inspect.iscoroutine(result):
-                wait_for(result)
-            done = True
-        except NotImplementedError:
-            if not hasattr(handler, "async_save"):
-                raise
-    if not done:
-        wait_for(handler.async_save(directory, *positional, **named))
+    if not _saved_async(handler, directory, positional, named):
+        result = handler.save(directory, *positional, **named)
+        if inspect.iscoroutine(result):
+            wait_for(result)
     finalize = getattr(handler, "finalize", None)
     if finalize is not None:
         finalize(directory)
+
+
+def _saved_async(
+    handler: Any, directory: Any, positional: tuple[Any, ...], named: dict[str, Any]
+) -> bool:
+    """Whether the handler has an `async_save` of its own, which then has saved."""
+    begin = getattr(handler, "async_save", None)
+    if begin is None or getattr(type(handler), "async_save", None) is AsyncCheckpointHandler.async_save:
+        return False
+    try:
+        wait_for(begin(directory, *positional, **named))
+    except NotImplementedError:
+        if not hasattr(handler, "save"):
+            raise
+        return False
+    return True
 
 
 def call_restore(handler: Any, directory: Any, args: Any) -> Any:

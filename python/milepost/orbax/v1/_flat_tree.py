@@ -14,7 +14,6 @@ from typing import Any
 import milepost as mp
 from milepost import _milepost, _structure
 from milepost._arrays import leaf
-from milepost._items import _placed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,8 @@ class FlatTree(mp.Tree):
                 made.append(leaf(value, "", capture, options[number]))
             except mp.MilepostError as error:
                 path = _structure.text(_structure.key_paths(self.structure)[number])
-                raise _placed(error, leaf=path or "(root)") from error.__cause__
+                where = {**error.context, "leaf": path or "(root)"}
+                raise type(error)(error.message, context=where, hint=error.hint) from error.__cause__
         return _milepost.Item.tree(self.structure, made)
 
 

@@ -92,6 +92,8 @@ class Response(Generic[T]):
         self._what = what
         self.cancellation = Cancellation() if cancellation is None else cancellation
         self._future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        # Running, so that who stops waiting for it (asyncio.wait_for) does not take its outcome away.
+        self._future.set_running_or_notify_cancel()
         self._told = False
 
     def result(self, timeout: float | None = None) -> T:
@@ -160,15 +162,17 @@ class _Mapped(Response[Any]):
     def __init__(self, inner: Response[Any], what: Callable[[Any], Any]) -> None:
         super().__init__(inner._what, inner.cancellation)
         self._inner = inner
-        inner._future.add_done_callback(self._ended)
         self._map = what
+        # Last: where the operation has ended already, this calls it now.
+        inner._future.add_done_callback(self._ended)
 
     def _ended(self, future: concurrent.futures.Future[Any]) -> None:
-        error = future.exception()
-        if error is not None:
+        try:
+            value = self._map(future.result())
+        except BaseException as error:  # the waiter must get it, whatever it is
             self._future.set_exception(error)
         else:
-            self._future.set_result(self._map(future.result()))
+            self._future.set_result(value)
 
     @property
     def _told(self) -> bool:

@@ -16,10 +16,11 @@ import numpy as np
 
 from milepost import _structure
 from milepost._errors import Mismatch
-from milepost._restore import Want, read
+from milepost._restore import Want
 from milepost.orbax import _compare, _leaf_requests
 from milepost.orbax._leaf_requests import Request, Unfit
 from milepost.orbax._leaf_types import LeafTypes
+from milepost.orbax._reading import read
 from milepost.orbax._targets import FlatTree, Path, flatten_stored, flatten_target, shown
 from milepost.orbax.v1._context import Context
 from milepost.orbax.v1.arrays import ArrayMetadata, NumpyMetadata, StorageMetadata
@@ -128,7 +129,7 @@ def load_tree(
             found.append(Mismatch(shown(path), str(error)))
     _compare.raise_mismatches(found, hint=_hint(partial), context={})
     wants = [request.want for request in requests.values()]
-    values = read(index, wants, cast="unsafe", progress=False)
+    values = read(index, wants)
     loaded = {path: one.finish(value) for (path, one), value in zip(requests.items(), values)}
     return _rebuilt(target, stored, loaded)
 
@@ -152,12 +153,12 @@ def rich(context: Context, metadata: Mapping[str, Any] | None) -> bool:
 
 def _as_saved(index: Any, types: LeafTypes, exact: bool) -> Any:
     wants = [_want_as_saved(leaf, number, types) for number, leaf in enumerate(index.leaves)]
-    values = read(index, wants, cast="unsafe", progress=False)
+    values = read(index, wants)
     return _structure.unflatten(index.structure, values, exact=exact)
 
 
 def _want_as_saved(leaf: Any, number: int, types: LeafTypes) -> Want:
-    if leaf.kind == "array" and types.is_jax(number):
+    if leaf.kind in ("array", "prng_key") and types.is_jax(number):
         return Want(number, like="jax", sharding=types.sharding(number))
     if leaf.kind == "array" and types.is_scalar(number):
         return Want(number, like=np.generic)
@@ -168,7 +169,9 @@ def _request(leaf: Any, number: int, wanted: Any, *, strict: bool, sharding: Any
     if isinstance(wanted, type):
         return _of_type(leaf, number, wanted, sharding)
     if leaf.kind in ("str", "bytes", "prng_key") or not _is_array_like(wanted):
-        return _leaf_requests.of_target(leaf, number, wanted, was_jax=False, strict=strict)
+        return _leaf_requests.of_target(
+            leaf, number, wanted, was_jax=False, strict=strict, fallback_sharding=sharding
+        )
     if _leaf_requests.is_prng_key(wanted):
         return _leaf_requests.of_target(leaf, number, wanted, was_jax=True, strict=strict)
     shape, dtype = wanted.shape, wanted.dtype
@@ -193,7 +196,7 @@ def _of_type(leaf: Any, number: int, kind: type, sharding: Any) -> Request:
     if leaf.kind in ("str", "bytes"):
         raise Unfit(f"the checkpoint has {_leaf_requests.stored_as(leaf)}, not {kind.__name__}")
     if leaf.kind == "prng_key":
-        return Request(Want(number))
+        return Request(Want(number, like="jax", sharding=sharding))
     if issubclass(kind, _SCALARS) and not issubclass(kind, np.generic):
         return _leaf_requests._scalar(leaf, number, kind)
     if issubclass(kind, np.generic):

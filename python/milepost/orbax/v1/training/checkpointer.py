@@ -33,9 +33,10 @@ from milepost.orbax.v1._tree_load import check_abstract
 from milepost.orbax.v1.path import PathLike
 from milepost.orbax.v1.training import _preemption, preservation_policies
 from milepost.orbax.v1.training import save_decision_policies as decisions
+from milepost.orbax.v1.training._log import Log
 from milepost.orbax.v1.training._steps import Steps, number_of
 from milepost.orbax.v1.training.errors import StepAlreadyExistsError, StepNotFoundError
-from milepost.orbax.v1.training.metadata import CheckpointMetadata, RootMetadata
+from milepost.orbax.v1.training.metadata import CheckpointMetadata, RootMetadata, of_step
 
 
 @dataclasses.dataclass
@@ -90,7 +91,6 @@ class Checkpointer:
     ):
         del lightweight_initialize
         self._context = Context(context if context is not None else get_context())
-        self._logger = logger
         self._decision = save_decision_policy or decisions.AnySavePolicy(
             [
                 decisions.InitialSavePolicy(),
@@ -111,6 +111,7 @@ class Checkpointer:
             sweep_at_start=cleanup_tmp_directories,
             metadata=_saving.check_metadata(custom_metadata),
         )
+        self._log = Log(logger, self.directory)
 
     @property
     def directory(self) -> Any:
@@ -238,7 +239,12 @@ class Checkpointer:
             response = self._start(
                 step, checkpointables, force, overwrite, metrics, custom_metadata, stop
             )
-            return False if response is None else response.result()
+            if response is None:
+                return False
+            saved = response.result()
+        # What the policy does not keep is not listed any more when this returns.
+        self._steps.manager.wait()
+        return saved
 
     def save_checkpointables_async(
         self,
@@ -305,7 +311,7 @@ class Checkpointer:
             location=str(self._steps.path_of(step)),
             cancellation=cancellation,
         )
-        self._log("save", step, begun, wait_for_prev_duration_secs=waited)
+        self._log.entry("save", step, begun, wait_for_prev_duration_secs=waited)
         self._flying = _Flying(
             CheckpointMetadata(
                 step,
@@ -391,7 +397,7 @@ class Checkpointer:
 
         def load() -> Any:
             loaded = source.load(name, abstract, context)
-            self._log("restore", checkpoint.step, begun)
+            self._log.entry("restore", checkpoint.step, begun)
             return loaded
 
         return load, checkpoint.step
@@ -424,7 +430,7 @@ class Checkpointer:
 
         def load() -> dict[str, Any]:
             loaded = {name: source.load(name, one, context) for name, one in wanted.items()}
-            self._log("restore", checkpoint.step, begun)
+            self._log.entry("restore", checkpoint.step, begun)
             return loaded
 
         return load, checkpoint.step
@@ -443,7 +449,7 @@ class Checkpointer:
         checkpoint, source = self._opened(step)
         name = tree_name(source, _items.AUTO)
         described = source.describe(name, get_context(self._context))
-        return self._described(checkpoint, source, described)
+        return of_step(checkpoint, source, described)
 
     def checkpointables_metadata(
         self, step: int | CheckpointMetadata[Any] | None = None
@@ -452,18 +458,7 @@ class Checkpointer:
         checkpoint, source = self._opened(step)
         context = get_context(self._context)
         described = {name: source.describe(name, context) for name in source.names()}
-        return self._described(checkpoint, source, described)
-
-    def _described(self, checkpoint: Any, source: Any, described: Any) -> CheckpointMetadata[Any]:
-        return CheckpointMetadata(
-            checkpoint.step,
-            checkpoint.path,
-            metadata=described,
-            init_timestamp_nsecs=source.init_timestamp_nsecs,
-            commit_timestamp_nsecs=source.commit_timestamp_nsecs,
-            custom_metadata=source.custom_metadata,
-            metrics=checkpoint.metrics,
-        )
+        return of_step(checkpoint, source, described)
 
     def root_metadata(self) -> RootMetadata:
         """Returns what belongs to all steps."""
@@ -579,19 +574,6 @@ class Checkpointer:
             flying.response.check()
         if self._policy_errors:
             raise self._policy_errors.pop(0)
-
-    def _log(self, event: str, step: int, begun: float, **more: float) -> None:
-        if self._logger is not None:
-            seconds = time.monotonic() - begun
-            self._logger.log_entry(
-                {
-                    "event_type": event,
-                    "step": step,
-                    "directory": str(self.directory),
-                    "checkpoint_manager_duration_secs": seconds,
-                    **more,
-                }
-            )
 
     save_pytree = _renamed("save_pytree", save)
     save_pytree_async = _renamed("save_pytree_async", save_async)

@@ -80,3 +80,16 @@ class RootMetadata:
             "custom_metadata": str(self.custom_metadata),
         }
         return f"RootMetadata({pprint.pformat(shown)})"
+
+
+def of_step(checkpoint: CheckpointMetadata[None], source: Any, described: Any) -> Any:
+    """A step's metadata with what describes its items, from where it is read."""
+    return CheckpointMetadata(
+        checkpoint.step,
+        checkpoint.path,
+        metadata=described,
+        init_timestamp_nsecs=source.init_timestamp_nsecs,
+        commit_timestamp_nsecs=source.commit_timestamp_nsecs,
+        custom_metadata=source.custom_metadata,
+        metrics=checkpoint.metrics,
+    )
