@@ -106,12 +106,12 @@ def leaf(value: Any, path: str, capture: Capture, options: LeafOptions | None):
     try:
         made = _leaf(value, capture, options)
     except (TypeError, ValueError, BufferError) as error:
-        ours = isinstance(error, MilepostError)
+        ours = error if isinstance(error, MilepostError) else None
         where = {"leaf": path or "(root)", "type": type(value).__name__}
         raise Invalid(
-            error.message if ours else str(error),
-            context={**error.context, **where} if ours else where,
-            hint=(ours and error.hint) or "leaves are arrays, numbers, strings, bytes and None",
+            str(error) if ours is None else ours.message,
+            context=where if ours is None else {**ours.context, **where},
+            hint=(ours and ours.hint) or "leaves are arrays, numbers, strings, bytes and None",
         ) from error
     layout = {} if options is None else options.layout()
     return made.with_layout(**layout) if layout else made

@@ -84,7 +84,9 @@ def _box(selection: Any, shape: tuple[int, ...]) -> tuple[list[int], list[int], 
     used = sum(map(_takes_axis, parts))
     if not any(part is Ellipsis for part in parts):
         parts.append(Ellipsis)
-    start, size, rest = [], [], []
+    start: list[int] = []
+    size: list[int] = []
+    rest: list[Any] = []
     for part in parts:
         axis = len(start)
         if part is Ellipsis:

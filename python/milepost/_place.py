@@ -36,5 +36,6 @@ def local_path(url: Url) -> str | None:
         return None if url.local_path is None else os.fspath(url.local_path)
     text = os.fspath(url)
     if text.startswith("file://"):
-        return _milepost.Place(text).local_path
+        found = _milepost.Place(text).local_path
+        return None if found is None else os.fspath(found)
     return None if "://" in text else os.path.abspath(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Union
+from typing import Any, Literal, NamedTuple, Union
 
 from . import _milepost
 
@@ -136,7 +136,11 @@ class Preservation:
 
     @classmethod
     def best(
-        cls, metric: Metric, mode: str = "max", n: int | None = None, missing: str = "keep"
+        cls,
+        metric: Metric,
+        mode: Literal["min", "max"] = "max",
+        n: int | None = None,
+        missing: Literal["keep", "drop"] = "keep",
     ) -> Preservation:
         """The best ``n`` (None: all) by a metric's name or a function of the metrics.
 

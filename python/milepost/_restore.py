@@ -149,7 +149,7 @@ def _jax_value(want: Want, info: LeafInfo, arrays: list[Any]) -> Any:
         return _put(jax, as_numpy(arrays[0]), want.sharding)
     shape = tuple(info.shape)
     sharding = _of_key_data(jax, want.sharding, info) if is_key_data else want.sharding
-    parts = []
+    parts: list[Any] = []
     for (_, devices), array in zip(_shards(sharding, shape), arrays, strict=True):
         value = as_numpy(array)
         parts.extend(_put(jax, value, jax.sharding.SingleDeviceSharding(d)) for d in devices)

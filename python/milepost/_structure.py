@@ -123,7 +123,7 @@ def _children(tree: Any, path: tuple) -> tuple[str, str | None, tuple, Sequence,
     return None
 
 
-def _mapping(tree: Mapping, keys: Sequence[Any], children: Sequence[Any]) -> Mapping:
+def _mapping(tree: Any, keys: Sequence[Any], children: Sequence[Any]) -> Mapping:
     made = zip(keys, children, strict=True)
     if isinstance(tree, collections.defaultdict):
         return type(tree)(tree.default_factory, made)
@@ -158,7 +158,8 @@ def _registered(tree: Any):
         return None
     keys = tuple(_jax_key(util, path[0]) for path, _ in with_paths)
     children = [child for _, child in with_paths]
-    kind, name = "object", type_name(type(tree))
+    kind: str = "object"
+    name: str | None = type_name(type(tree))
     if isinstance(tree, Mapping) and all(isinstance(key, (str, int)) for key in keys):
         # FrozenDict, OrderedDict and their like are dicts to everybody else.
         if not _is_nnx_state(tree):
@@ -294,7 +295,7 @@ def key_text(key: Key) -> str:
     return str(key)
 
 
-def unflatten(node: Node, leaves: Sequence[Any], exact: bool = True) -> Any:
+def unflatten(node: Node, leaves: Sequence[Any] | Mapping[int, Any], exact: bool = True) -> Any:
     """Builds the saved containers around leaves; with ``exact=False`` dicts with string keys and lists only."""
     if node is None:
         return None

@@ -33,7 +33,7 @@ def convert(
     src: Any,
     run: Any,
     *,
-    steps: Iterable[int] | Mapping[int | float, int] | None = None,
+    steps: Iterable[int | float] | Mapping[int | float, int] | None = None,
     prefix: str | None = None,
     overwrite: bool = False,
     progress: bool | Callable[[Progress], None] | None = None,
@@ -112,7 +112,7 @@ def _found(source: Place, prefix: str | None) -> list[ForeignStep]:
 def _plan(
     found: list[ForeignStep],
     source: Place,
-    steps: Iterable[int] | Mapping[int | float, int] | None,
+    steps: Iterable[int | float] | Mapping[int | float, int] | None,
 ) -> list[tuple[ForeignStep, int]]:
     """What is brought over, and as which step, ascending by the new numbers."""
     by_number = {step.step: step for step in found}

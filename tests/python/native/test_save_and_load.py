@@ -11,6 +11,7 @@ import pytest
 from conftest import same
 
 import milepost as mp
+from milepost import _place
 
 TREE = {"params": {"w": np.arange(24.0).reshape(4, 6), "b": np.ones(6, np.float32)}, "epoch": 3}
 
@@ -259,3 +260,10 @@ def test_a_place_keeps_its_engine_and_no_other_is_taken(url):
         call(None)
         call(engine)
     assert engine.high_water_bytes > 0 and other.high_water_bytes == 0
+
+
+def test_a_url_of_a_file_is_a_path_as_text(url):
+    mp.save(f"file://{url}", {"w": 1})
+    assert mp.load(url) == {"w": 1}
+    for place in (url, f"file://{url}", mp.Place(url)):
+        assert _place.local_path(place) == url and isinstance(_place.local_path(place), str)

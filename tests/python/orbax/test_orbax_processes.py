@@ -1,4 +1,4 @@
-"""Several processes of JAX: refused in words, not by a conflict, until they can save together."""
+"""Several processes of JAX, as far as one shows it: what they save together is in tests/python/together."""
 
 import jax
 import milepost as mp
@@ -15,17 +15,10 @@ def two_processes(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda *_: 2)
 
 
-def test_a_shared_checkpoint_of_two_processes_is_refused(tmp_path, two_processes):
-    saves = {
-        "manager": lambda path: ocp.CheckpointManager(path).save(0, args=ocp.args.StandardSave(TREE)),
-        "checkpointer": lambda path: ocp.PyTreeCheckpointer().save(path, TREE),
-        "standard": lambda path: ocp.StandardCheckpointer().save(path, TREE),
-        "v1": lambda path: ocp.v1.save(path, TREE),
-    }
-    for name, save in saves.items():
-        with pytest.raises(mp.Unsupported, match="several processes"):
-            save(tmp_path / name)
-        assert not (tmp_path / name / "0").exists() and not (tmp_path / name / "zarr.json").exists()
+def test_a_save_in_parts_by_two_processes_is_refused(tmp_path, two_processes):
+    with pytest.raises(mp.Unsupported, match="several processes"):
+        ocp.v1.partial.save(tmp_path / "parts", TREE)
+    assert not list(tmp_path.iterdir())
 
 
 def test_node_local_storage_is_saved_by_each_process(tmp_path, two_processes):

@@ -80,3 +80,37 @@ def test_the_extension_of_a_wheel_is_stable_and_alone():
     needed = subprocess.run(["ldd", spec.origin], capture_output=True, text=True).stdout
     libraries = {line.split()[0].partition(".so")[0] for line in needed.splitlines() if "=>" in line}
     assert libraries <= {"libc", "libgcc_s", "libstdc++", "libm", "libpthread", "libdl", "librt"}, libraries
+
+
+ROOT = Path(__file__).resolve().parents[3]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+
+
+@pytest.mark.skipif(
+    not (TARGET / "debug" / "lib_milepost.so").exists() or importlib.util.find_spec("maturin") is None,
+    reason="nothing is built yet: it would take minutes",
+)
+def test_pip_installs_it_from_its_directory(tmp_path):
+    """In a clean environment; what has to be there before (maturin, NumPy) is lent by this one."""
+    import numpy
+
+    lent = str(Path(numpy.__file__).parents[1])
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": lent,
+        "CARGO_TARGET_DIR": str(TARGET),
+        "MATURIN_PEP517_ARGS": "--profile dev",
+    }
+    pip = [python, "-m", "pip", "install", "--no-build-isolation", "--no-deps", ROOT / "python"]
+    done = subprocess.run(pip, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    code = (
+        "import milepost as mp, numpy as np; mp.save('c', {'w': np.arange(3)}); "
+        "print(mp.__file__, mp.load('c')['w'].sum())"
+    )
+    said = subprocess.check_output([python, "-c", code], env=environment, cwd=tmp_path, text=True)
+    file, total = said.split()
+    assert Path(file).is_relative_to(tmp_path / "venv") and total == "3"

@@ -325,10 +325,13 @@ def test_ctrl_c_in_a_wait_keeps_the_failure_for_later(run):
         + """
 import resource
 manager = mp.CheckpointManager("run", **SLOWLY)
-manager.save(1, slow(16))
-# The record is not written any more: the save fails when its chunks are there.
+handle = manager.save(1, slow(16))
 interrupted(manager.wait)
+assert not handle.done()
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, resource.RLIM_INFINITY))
+while not handle.done() or manager.is_saving():
+    time.sleep(0.01)
+time.sleep(0.5)  # who waited on is told now, and nobody asks him
 try:
     manager.wait()
     raise AssertionError("the failure is lost")

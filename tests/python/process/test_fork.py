@@ -314,7 +314,7 @@ stop = threading.Event()
 
 def lease():
     while not stop.is_set():
-        for step in range(3):
+        for step in (1, 2):
             with manager.open(step, lease=True):
                 pass
 
@@ -333,6 +333,11 @@ def childs():
         mine.save(3, {"w": 1}).result()
         mine.wait()
         assert mine.steps() == [3]
+    try:
+        mp.CheckpointManager("run").delete(0)
+        raise AssertionError("the parent reads it")
+    except mp.Conflict:
+        pass
     gc.collect()
 
 try:
