@@ -147,6 +147,41 @@ fn processes_of_every_count_save_what_is_restored_bit_exact_into_other_boxes() {
 }
 
 #[test]
+fn a_step_that_is_there_is_replaced_only_where_all_ask_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = directory.path().join("run").to_str().unwrap().to_owned();
+    let options = |dtype: &str, more: &[&str]| -> Vec<String> {
+        let common = [&run, "--step=4", "--shape=6,5", "--json"].map(str::to_owned);
+        let more = more.iter().map(|option| (*option).to_owned());
+        common.into_iter().chain([format!("--dtype={dtype}")]).chain(more).collect()
+    };
+    let said = |outputs: Vec<Output>| -> Vec<serde_json::Value> {
+        let parse = |output: &Output| {
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            serde_json::from_slice(&output.stdout).unwrap()
+        };
+        outputs.iter().map(parse).collect()
+    };
+    let first = said(participate(3, &options("int8", &[])));
+    let committed = first.iter().filter(|said| said["committed_here"] == true).count();
+    assert_eq!(committed, 1, "{first:?}");
+    for (index, said) in first.iter().enumerate() {
+        assert_eq!((&said["participant"], &said["count"]), (&index.into(), &3.into()), "{said}");
+        assert_eq!((&said["step"], &said["read_back_bytes"]), (&4.into(), &10.into()), "{said}");
+        assert!(said["written_bytes"].as_u64().unwrap() >= 10, "{said}");
+    }
+    for output in participate(3, &options("int16", &[])) {
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("is there") || error.contains("exists"), "{error}");
+    }
+    let leaves = || crate::cli::stdout(&["tree", &run]);
+    assert!(leaves().contains("int8"), "{}", leaves());
+    said(participate(3, &options("int16", &["--overwrite"])));
+    assert!(leaves().contains("int16") && !leaves().contains("int8"), "{}", leaves());
+}
+
+#[test]
 fn who_participates_without_the_others_gets_an_error_that_names_them() {
     let directory = tempfile::tempdir().unwrap();
     let run = directory.path().join("run").to_str().unwrap().to_owned();

@@ -94,13 +94,16 @@ def test_pip_installs_it_from_its_directory(tmp_path):
     """In a clean environment; what has to be there before (maturin, NumPy) is lent by this one."""
     import numpy
 
-    lent = str(Path(numpy.__file__).parents[1])
+    installed, lent = Path(numpy.__file__).parents[1], tmp_path / "lent"
+    lent.mkdir()
+    for each in [found for name in ("numpy*", "ml_dtypes*", "maturin*") for found in installed.glob(name)]:
+        (lent / each.name).symlink_to(each)
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     environment = {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": lent,
+        "PYTHONPATH": str(lent),
         "CARGO_TARGET_DIR": str(TARGET),
         "MATURIN_PEP517_ARGS": "--profile dev",
     }
