@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -116,8 +117,8 @@ def main() -> None:
     results: dict[str, list[dict[str, float]]] = {peer: [] for peer in peers}
     try:
         for repetition in range(options.repeat):
-            turn = repetition % len(peers)
-            for peer in peers[turn:] + peers[:turn]:
+            # Shuffled: nobody always comes after the same one.
+            for peer in random.Random(repetition).sample(peers, len(peers)):
                 result = measure(peer, options, root / f"{repetition}-{peer}")
                 results[peer].append(result)
                 text = ", ".join(f"{name} {seconds:.4f}" for name, seconds in result.items())

@@ -98,7 +98,9 @@ def numpy_dtype(name: str) -> np.dtype:
 
 def _bytes_view(array: np.ndarray) -> Any:
     """The bytes of a contiguous array, as a buffer."""
-    return array.reshape(-1).view(np.uint8) if array.size else b""
+    if array.ndim == 0:
+        array = array.reshape(1)
+    return array.view(np.uint8) if array.size else b""
 
 
 def leaf(value: Any, path: str, capture: Capture, options: LeafOptions | None):
@@ -159,9 +161,13 @@ def _numpy_leaf(array: np.ndarray, hold: bool, dtype: np.dtype | None):
     name = data_type_name(array.dtype)
     if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big"):
         array, hold = array.astype(array.dtype.newbyteorder("<")), True
+    return _host_leaf(array, hold, name)
+
+
+def _host_leaf(array: np.ndarray, hold: bool, name: str | None = None):
     if not array.flags.c_contiguous:
         array, hold = np.ascontiguousarray(array), True
-    return _milepost.Leaf.array(_bytes_view(array), name, list(array.shape), hold)
+    return _milepost.Leaf.array(_bytes_view(array), name or data_type_name(array.dtype), array.shape, hold)
 
 
 def _jax_leaf(jax: Any, array: Any, capture: Capture, dtype: np.dtype | None):
@@ -184,7 +190,7 @@ def _jax_leaf(jax: Any, array: Any, capture: Capture, dtype: np.dtype | None):
     if dtype is not None and dtype != array.dtype:
         return _numpy_leaf(np.asarray(array).astype(dtype), True, None)
     if where == "host":
-        return _numpy_leaf(np.asarray(array), not capture.copy, None)
+        return _host_leaf(np.asarray(array), not capture.copy)
     if where == "hosts":
         return _sharded_leaf(array, capture)
     return capture.device_leaf(array)

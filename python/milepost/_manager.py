@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import functools
 import math
 import os
 import signal
@@ -31,7 +33,7 @@ from ._save import (
     save_options,
     wait_if_ended,
 )
-from ._together import Together, declining, resolve
+from ._together import Together, before_jax_ends, declining, resolve
 from ._waiting import Waiting
 
 
@@ -78,7 +80,8 @@ class CheckpointManager:
         read. A run that is there keeps its names: others are refused, or only read by a read-only manager.
       metadata: what is said of a new run; log: a file of JSON lines, one an event.
       together: the processes that save the steps together, as in `milepost.save`; all of them open a manager and make the
-        same calls of `save`. Process 0 deletes; ``timeout`` is how long they wait for each other.
+        same calls of `save`. Process 0 deletes, and founds the run before the others open it; ``timeout`` is how long they
+        wait for each other.
       Further keywords as in `milepost.save`: compression, chunk_bytes, …
     """
 
@@ -122,7 +125,8 @@ class CheckpointManager:
         self._path = local_path(run)
         self._preservation = preservation
         self._together = None if read_only else resolve(together, run)
-        self._inner = _milepost.Manager(
+        make = functools.partial(
+            _milepost.Manager,
             place(run, engine),
             save_options(storage),
             decision=decision_of(decision, save_interval_steps, save_on_steps, self._together)._inner,
@@ -141,11 +145,11 @@ class CheckpointManager:
             log=None if log is None else os.fspath(log),
             together=None if self._together is None else self._together._inner,
         )
+        self._inner = _opened(make, self._together if named or metadata is not None else None)
         if not read_only:
             self._check_names(run, step_prefix, step_width)
-        self._read_only = read_only
+        self._read_only, self._overwrite = read_only, overwrite
         self._storage = storage
-        self._overwrite = overwrite
         self._closed = False
         self._deleted: set[int] = set()  # by process 0, though this one may still list them
         self._foreign: list[Any] | None = None
@@ -293,7 +297,8 @@ class CheckpointManager:
 
     def entries(self) -> list[StepEntry]:
         """The steps with what their records say, damaged ones too."""
-        return [StepEntry(**entry) for entry in self._inner.entries()]
+        entries = [StepEntry(**entry) for entry in self._inner.entries()]
+        return [entry for entry in entries if entry.step not in self._deleted]
 
     def latest_step(self) -> int | None:
         """The newest committed step."""
@@ -350,7 +355,8 @@ class CheckpointManager:
     def forget_deleted(self) -> None:
         """Lists no step any more that process 0 deletes by the policy, where this is another one."""
         if self._together is not None and self._together.index > 0:
-            self._deleted.update(self.plan().delete)
+            with contextlib.suppress(NotFound):  # no save has founded the run
+                self._deleted.update(self.plan().delete)
 
     @property
     def together(self) -> Together | None:
@@ -506,6 +512,15 @@ class CheckpointManager:
         return f"<CheckpointManager: {len(steps)} steps{', … ' if len(steps) > 5 else ' '}{shown}>"
 
 
+def _opened(make: Callable[[], Any], together: Together | None) -> Any:
+    """Opens a run; one that the first of several processes founds with names or metadata, after that one."""
+    if together is None:
+        return make()
+    made: list[Any] = []
+    together.first(lambda: made.append(make()))
+    return made[0] if made else make()
+
+
 def step_number(step: Any) -> int:
     """A step as a number: Python's, NumPy's or a 0-d array's integer, not below 0."""
     number = step.item() if hasattr(step, "item") else step
@@ -519,8 +534,12 @@ _managers: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()
 
 def _close_unasked(inner: Any) -> None:
     """Waits for a manager that its owner dropped; what nobody asked for is said on stderr."""
+    _wait_unasked(inner.close)
+
+
+def _wait_unasked(wait: Callable[[], None]) -> None:
     try:
-        inner.close()
+        wait()
     except Forked:
         pass
     except Exception as error:
@@ -541,3 +560,10 @@ def _close_at_exit() -> None:
 
 
 atexit.register(_close_at_exit)
+
+
+@before_jax_ends
+def _wait_for_joint_saves() -> None:
+    for manager in list(_managers):
+        if manager._together is not None and not manager._closed:
+            _wait_unasked(manager._inner.wait)

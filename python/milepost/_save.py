@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import os
 import sys
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable, Generator, Mapping
@@ -18,7 +20,7 @@ from ._errors import Forked, Invalid, MilepostError, SaveTimeout
 from ._items import payload
 from ._place import Engine, Url, local_path, place
 from ._progress import shown
-from ._together import Together, declining, resolve
+from ._together import Together, before_jax_ends, declining, resolve
 
 class StorageOptions(TypedDict, total=False):
     """How arrays are stored: the keywords of every save."""
@@ -151,6 +153,14 @@ class SaveHandle:
             return error
         return None
 
+    def _is_saved(self) -> bool:
+        """Whether it has ended well; who asks here is told of no failure."""
+        try:
+            self._inner.wait(0)
+        except MilepostError:
+            return False
+        return True
+
     def add_done_callback(self, callback: Callable[[SaveHandle], Any]) -> None:
         """Calls ``callback(handle)`` when it has ended, on a thread of its own."""
 
@@ -214,7 +224,7 @@ def keep_until_done(handle: SaveHandle) -> SaveHandle:
     """Keeps a handle that its caller may drop, so that the end of the process waits for the save."""
     wait_if_ended(handle)
     for done in [kept for kept in list(_kept) if _is_done(kept)]:  # other threads add to it
-        if done._told or done.exception(0) is None:
+        if done._told or done._is_saved():
             _kept.discard(done)
     _kept.add(handle)
     return handle
@@ -232,6 +242,7 @@ def wait_if_ended(handle: SaveHandle) -> None:
 
 
 _ended = False
+_POLL_SECONDS = 0.02
 
 
 def _is_done(handle: SaveHandle) -> bool:
@@ -239,6 +250,15 @@ def _is_done(handle: SaveHandle) -> bool:
         return handle.done()
     except MilepostError:  # forked: it is the parent's
         return False
+
+
+@before_jax_ends
+def _wait_quietly() -> None:
+    """Waits for every save in flight; how they ended is told at the exit."""
+    for handle in list(_in_flight):
+        with contextlib.suppress(MilepostError):  # forked: it is the parent's
+            while not handle.done():
+                time.sleep(_POLL_SECONDS)
 
 
 def wait_at_exit() -> None:

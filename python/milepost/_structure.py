@@ -69,6 +69,8 @@ def _positions(children: Sequence[Any]) -> tuple[Index, ...]:
 
 def _dict_keys(tree: Mapping, path: tuple) -> tuple:
     for key in tree:
+        if type(key) is str:
+            continue
         if not isinstance(key, (str, int)) or isinstance(key, bool):
             raise Invalid(
                 f"a dict has a key of type {type(key).__name__}",
@@ -207,14 +209,21 @@ def flatten(
                 context={"leaf": f"{text(path[:8])}/…"},
                 hint="does it hold itself?",
             )
-        parts = _children(tree, path)
-        if parts is None:
-            leaves.append(tree)
-            return len(leaves) - 1
-        kind, name, keys, children, _ = parts
-        below = []
+        if type(tree) is dict:
+            kind, name, keys, children = "dict", None, _dict_keys(tree, path), tree.values()
+        else:
+            parts = _children(tree, path)
+            if parts is None:
+                leaves.append(tree)
+                return len(leaves) - 1
+            kind, name, keys, children, _ = parts
+        below: list[Node] = []
         for key, child in zip(keys, children, strict=True):  # a comprehension is one more frame
-            below.append(walk(child, (*path, key)))
+            if is_leaf is None and type(child) in _leaf_types:  # most are: a save's caller waits for this
+                below.append(len(leaves))
+                leaves.append(child)
+            else:
+                below.append(walk(child, (*path, key)))
         return Branch(kind, name, keys, tuple(below))
 
     try:

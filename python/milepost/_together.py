@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Union
 
-from . import _milepost
+from . import _errors, _milepost
 from ._errors import Invalid, MilepostError, Unsupported
 from ._place import Engine, Url, local_path, place
 
@@ -152,38 +152,95 @@ class Together:
     def decide(self, decision: Callable[[], bool]) -> bool:
         """What process 0 decides: for what clocks or functions could decide differently. All processes call it, in the same
         order as their saves; where process 0 fails, the others raise, too."""
-        own = None
+        if self.index > 0:
+            return self._inner.decide(False)
         try:
-            own = bool(decision()) if self.index == 0 else False
-        finally:
-            decided = self._inner.decide(own)
-        return decided
+            own = bool(decision())
+        except BaseException:
+            with contextlib.suppress(MilepostError):
+                self._inner.decide(None)
+            raise
+        return self._inner.decide(own)
 
-    def gather(self, value: Callable[[], bytes]) -> list[bytes]:
+    def first(self, work: Callable[[], Any], *, after_all: bool = False) -> Any:
+        """What process 0's work returns, a JSON value, in every process. All call it, in the same order as their saves;
+        where the work fails, all raise: the others an error of the same kind. ``after_all``: it begins when all have come.
+        """
+        if after_all:
+            self.gather(lambda: b"")
+        if self.index > 0:
+            return _result(json.loads(self.gather(lambda: b"")[0]))
+        try:
+            value = work()
+            said = json.dumps({"value": value}).encode()
+        except BaseException as error:
+            with contextlib.suppress(MilepostError):
+                self._inner.gather(json.dumps(_failure(error)).encode())
+            raise
+        self._inner.gather(said)
+        return value
+
+    def gather(self, value: Callable[[], bytes], *, before_save: bool = False) -> list[bytes]:
         """Everybody's values, by index: at most 256 MiB in all. All processes call it, in the same order as their saves;
-        where one fails, all raise."""
+        where one fails, all raise. ``before_save``: a save follows, which is declined where Ctrl-C ends the wait here: the
+        others, who have this process's value, go on to it."""
         try:
             own = value()
         except BaseException:
             with contextlib.suppress(MilepostError):
                 self._inner.gather(None)
             raise
-        return self._inner.gather(own)
+        try:
+            return self._inner.gather(own)
+        except MilepostError:
+            raise
+        except BaseException as error:
+            if before_save:
+                self._decline(error)
+            raise
 
     def within(self, deadline: float) -> Together:
         """The same meeting, with another deadline, in seconds."""
         return Together(self._inner.within(deadline))
 
-    def _decline(self, why: BaseException) -> None:
+    def _decline(self, why: BaseException, is_old: bool = False) -> None:
         from ._save import SaveHandle, keep_until_done
 
         text = f"{type(why).__name__}: {why}"
-        handle = SaveHandle(self._inner.decline(text, not isinstance(why, Exception)))
+        is_cancelled = is_old or not isinstance(why, Exception)
+        handle = SaveHandle(self._inner.decline(text, is_cancelled))
         handle._told = True  # that it fails is all it is for
         keep_until_done(handle)
 
     def __repr__(self) -> str:
         return f"<Together: process {self.index} of {self.count}>"
+
+
+# What an exception of Python means among ours.
+_KINDS = {
+    "FileNotFoundError": "NotFound",
+    "FileExistsError": "AlreadyExists",
+    "TimeoutError": "SaveTimeout",
+    "OSError": "Unavailable",
+    "KeyboardInterrupt": "Cancelled",
+}
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    return {"kinds": [cls.__name__ for cls in type(error).__mro__], "why": str(error) or repr(error)}
+
+
+def _result(said: dict[str, Any]) -> Any:
+    """What process 0 has returned, or raises what it has raised, as far as that has a counterpart here."""
+    if "value" in said:
+        return said["value"]
+    for kind in said["kinds"]:
+        cls = getattr(_errors, _KINDS.get(kind, kind), None)
+        if isinstance(cls, type) and issubclass(cls, MilepostError) and cls is not MilepostError:
+            break
+    else:
+        cls = Invalid
+    raise cls(f"process 0 failed: {said['why']}")
 
 
 # Index and count: torchrun, Open MPI, SLURM, MPICH and its kin.
@@ -231,6 +288,7 @@ class _Coordination:
         self._recent: dict[bool, list[str]] = {False: [], True: []}
 
     def together(self, deadline: float) -> Any:
+        _stay_for_saves(os.getpid())
         return _milepost.Together.launcher(
             self._index, self._count, self.all_gather, self.broadcast, deadline
         )
@@ -243,12 +301,12 @@ class _Coordination:
             said = self._get(f"{key}/all", until + min(seconds / 4, GRACE_SECONDS))
             if said is None:
                 raise TimeoutError(f"process 0 did not answer in round {round}")
-            return _unpacked(said, round)
+            return _unpacked(said, round, self._index)
         values: list[bytes | None] = [value]
         values.extend(self._get(f"{key}/{index}", until) for index in range(1, self._count))
         said = _packed(values)
         self._put(f"{key}/all", said)
-        gathered = _unpacked(said, round)
+        gathered = _unpacked(said, round, 0)
         # Everybody has come here, so nobody is in a round before; but a save may go on beside this.
         recent = self._recent[_is_beside(round)]
         self._forget(recent)
@@ -267,7 +325,10 @@ class _Coordination:
         return said
 
     def _key(self, round: str) -> str:
-        return f"milepost/{self._session}/{round}"
+        turn, _, name = round.rpartition("-")
+        # Whatever a turn begins with meets at one place: who declines a save is heard by who asks something before it.
+        name = "begin" if name in _BEGINNINGS else name
+        return f"milepost/{self._session}/{turn}-{name}"
 
     def _put(self, key: str, value: bytes) -> None:
         pieces = [value[at : at + PIECE_BYTES] for at in range(0, len(value), PIECE_BYTES)] or [b""]
@@ -302,9 +363,13 @@ class _Coordination:
         keys.clear()
 
 
+_BESIDE = ("due", "decide", "gather")
+_BEGINNINGS = (*_BESIDE, "declare")
+
+
 def _is_beside(round: str) -> bool:
     """Whether a round is held on the caller's thread, while those of a save go on."""
-    return round.rpartition("-")[2] in ("due", "decide", "gather")
+    return round.rpartition("-")[2] in _BESIDE
 
 
 def _packed(values: list[bytes | None]) -> bytes:
@@ -313,15 +378,41 @@ def _packed(values: list[bytes | None]) -> bytes:
     return b"".join([head.encode(), b"\n", *(value for value in values if value)])
 
 
-def _unpacked(said: bytes, round: str) -> list[bytes]:
+def _unpacked(said: bytes, round: str, own: int) -> list[bytes]:
     head, _, rest = said.partition(b"\n")
     lengths = json.loads(head)
     missing = [index for index, length in enumerate(lengths) if length is None]
+    if own in missing:
+        raise TimeoutError(
+            f"the others have not waited for this process in round {round}: it came too late, or they have made a call "
+            "that it has not made"
+        )
     if missing:
         names = ", ".join(map(str, missing))
         raise TimeoutError(f"processes did not come to round {round} in time: {names}")
     ends = list(itertools.accumulate(lengths))
     return [rest[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+
+
+_at_end: list[Callable[[], None]] = []
+
+
+def before_jax_ends(wait: Callable[[], None]) -> Callable[[], None]:
+    """Has a function called when the main thread has ended, while JAX's service still answers."""
+    _at_end.append(wait)
+    return wait
+
+
+@functools.lru_cache(maxsize=None)
+def _stay_for_saves(owner: int) -> None:
+    # The interpreter waits for such a thread before it calls exit hooks, of which JAX's may come before ours.
+    threading.Thread(target=_wait_for_saves, name="milepost-stay", daemon=False).start()
+
+
+def _wait_for_saves() -> None:
+    threading.main_thread().join()
+    for wait in _at_end:
+        wait()
 
 
 def running_jax() -> Any:
@@ -381,11 +472,15 @@ def _session(url: Url) -> str:
 
 
 @contextlib.contextmanager
-def declining(meeting: Together | None) -> Iterator[None]:
-    """Where this process cannot come to a save, the others are told why: they need not wait for it."""
+def declining(meeting: Together | None, *, is_old: bool = False) -> Iterator[None]:
+    """Where this process cannot come to a save, the others are told why: they need not wait for it.
+
+    ``is_old``: it tells of what failed before. The others' save is `Cancelled` then, which is no failure to tell in turn:
+    else the processes would tell each other for ever.
+    """
     try:
         yield
     except BaseException as error:
         if meeting is not None:
-            meeting._decline(error)
+            meeting._decline(error, is_old)
         raise

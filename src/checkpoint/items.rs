@@ -19,7 +19,7 @@ use bytes::Bytes;
 use milepost_formats::{
     index::{self, ChildMark, Group, Index, Object},
     record::{Item as ItemEntry, ItemKind, json_document, tagged},
-    zarr3::{ArrayDocument, GroupDocument},
+    zarr3::{GroupDocument, document_bytes},
 };
 use serde_json::Value;
 use std::collections::HashMap;
@@ -198,7 +198,7 @@ impl ItemPlan {
                 .leaf((node, &keys), dimensions, setting)
                 .map_err(|e| e.with("leaf", &node.path))?;
             if consolidate && !node.path.is_empty() {
-                members.push((node.path.clone(), document.to_json()));
+                members.push((node.path.clone(), document));
             }
         }
         planned.groups(&layout, &keys, consolidate.then_some(members));
@@ -210,7 +210,7 @@ impl ItemPlan {
         (node, keys): (&LeafNode<'_, Leaf>, &[Key]),
         dimension_names: Vec<Option<String>>,
         setting: Setting<'_>,
-    ) -> Result<ArrayDocument> {
+    ) -> Result<Value> {
         let (leaf, options) = (node.leaf, setting.options);
         let stored = if options.portable { leaf.data_type.portable() } else { leaf.data_type };
         let stored_as = (stored != leaf.data_type).then_some(stored);
@@ -237,7 +237,8 @@ impl ItemPlan {
         });
         document.dimension_names = Some(dimension_names);
         document.attributes = index::leaf_attributes(keys, &leaf.kind, leaf.data_type, stored_as);
-        let bytes = Bytes::from(document.to_bytes());
+        let json = document.to_json(); // also what the root consolidates
+        let bytes = Bytes::from(document_bytes(&json));
         self.index.leaves.push(index::Leaf {
             path: node.path.clone(),
             kind: leaf.kind.clone(),
@@ -251,9 +252,9 @@ impl ItemPlan {
             document: document_object(&bytes),
             objects: Vec::new(),
         });
-        self.leaves.push(LeafPlan::new(&node.path, leaf, &plan, document.clone())?);
+        self.leaves.push(LeafPlan::new(&node.path, leaf, &plan, document)?);
         self.documents.push((join(&node.path, DOCUMENT), bytes));
-        Ok(document)
+        Ok(json)
     }
 
     /// Writes down the groups, parents after children so that the root's document can carry them all.
@@ -272,10 +273,12 @@ impl ItemPlan {
             let mut document = GroupDocument { attributes, consolidated: None };
             if node.path.is_empty() {
                 document.consolidated = members.take();
-            } else if let Some(members) = &mut members {
-                members.push((node.path.clone(), document.to_json()));
             }
-            let bytes = Bytes::from(document.to_bytes());
+            let document = document.into_json();
+            let bytes = Bytes::from(document_bytes(&document));
+            if let (Some(members), false) = (&mut members, node.path.is_empty()) {
+                members.push((node.path.clone(), document));
+            }
             groups.push(Group { path: node.path.clone(), document: document_object(&bytes) });
             self.documents.push((join(&node.path, DOCUMENT), bytes));
         }

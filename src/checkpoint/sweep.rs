@@ -14,7 +14,9 @@
 //! ```
 
 use super::{
-    layout::{BESIDE, DOCUMENT, INDEXES, TRASH, parse_revision, revision_name},
+    layout::{
+        BESIDE, DOCUMENT, INDEXES, PARTS, PARTS_BESIDE, TRASH, parse_revision, revision_name,
+    },
     leftovers::{Leftover, LeftoverKind, claim_key, leftovers, leftovers_beside},
     marks::sync_busy,
     publish::{Found, free_revision, item_names, look, mark_of},
@@ -150,6 +152,8 @@ impl Sweeper<'_> {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
+        // Without parts nobody takes over what a late request may bring back under the attempt's name.
+        store.delete_all(self.parts_of(place).prefix()).await?;
         let id = self.engine.clock().unique_id();
         let to = match &self.trash {
             Some(trash) => trash.join(&format!("{}-{id:032x}", place.name())),
@@ -163,6 +167,17 @@ impl Sweeper<'_> {
         store.delete_all(to.prefix()).await?;
         delete(place, &mark_of(place)).await?;
         Ok(there)
+    }
+
+    /// Returns where the writers of an attempt put their parts, under whatever name its owner has given it.
+    fn parts_of(&self, place: &Place) -> Place {
+        let start = format!("{}{BESIDE}", self.root.name());
+        let own = place.name().strip_prefix(&start).unwrap_or(place.name());
+        let id = own.split_once(".t").map_or(own, |(id, _)| id);
+        match &self.trash {
+            Some(_) => self.root.join(&format!("{PARTS}/{id}")),
+            None => self.root.parent().join(&format!("{start}{id}{PARTS_BESIDE}")),
+        }
     }
 
     /// Makes an attempt impossible to commit, then frees it.

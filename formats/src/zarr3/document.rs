@@ -120,21 +120,28 @@ impl ArrayDocument {
     }
 }
 
+/// Returns the canonical bytes of a document that is JSON already.
+#[must_use]
+pub fn document_bytes(document: &Value) -> Vec<u8> {
+    json::to_bytes(document)
+}
+
 impl GroupDocument {
-    /// Returns the document as JSON.
+    /// Turns the document into JSON, without a copy of what it consolidates.
     #[must_use]
-    pub fn to_json(&self) -> Value {
+    pub fn into_json(self) -> Value {
         let mut members = json::object([
             ("zarr_format", json!(3)),
             ("node_type", json!("group")),
-            ("attributes", Value::Object(self.attributes.clone())),
+            ("attributes", Value::Object(self.attributes)),
         ]);
-        if let Some(consolidated) = &self.consolidated {
-            let metadata: Map<_, _> = consolidated.iter().cloned().collect();
-            members.insert(
-                "consolidated_metadata".to_owned(),
-                json!({"kind": "inline", "must_understand": false, "metadata": metadata}),
-            );
+        if let Some(consolidated) = self.consolidated {
+            let consolidated = json::object([
+                ("kind", json!("inline")),
+                ("must_understand", json!(false)),
+                ("metadata", Value::Object(consolidated.into_iter().collect())),
+            ]);
+            members.insert("consolidated_metadata".to_owned(), Value::Object(consolidated));
         }
         Value::Object(members)
     }
@@ -142,6 +149,6 @@ impl GroupDocument {
     /// Returns the canonical bytes of `zarr.json`.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        json::to_bytes(&self.to_json())
+        json::to_bytes(&self.clone().into_json())
     }
 }

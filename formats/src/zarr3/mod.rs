@@ -25,5 +25,5 @@ mod short;
 mod tests;
 
 pub use codecs::{BloscCname, BloscShuffle, Chain, Codecs, Compressor, IndexLocation, Sharding};
-pub use document::{ArrayDocument, Document, ForeignArray, GroupDocument};
+pub use document::{ArrayDocument, Document, ForeignArray, GroupDocument, document_bytes};
 pub use shard::ShardIndex;

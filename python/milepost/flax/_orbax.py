@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from .._together import Together, resolve
+
 _POLL_SECONDS = 0.05
 
 
@@ -69,6 +71,11 @@ def save(
         is_first = len(_pending) == 1
     if is_first:
         threading.Thread(target=_watch, name="milepost-flax-commits", daemon=True).start()
+
+
+def meeting(checkpointer: Any, path: str) -> Together | None:
+    """The processes that a checkpointer of ours saves a path with; None: alone, or not known."""
+    return resolve(None, path) if _is_ours(checkpointer) else None
 
 
 def restore(

@@ -14,6 +14,7 @@ files count as steps: they are restored, stand in the way of an outdated save, a
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from flax import errors
@@ -23,7 +24,7 @@ import milepost as mp
 from .. import _foreign
 from .._errors import SaveTimeout
 from .._together import declining, resolve
-from ..orbax.multihost import process_count, process_index
+from ..orbax.multihost import process_index
 from .._save import cancel_and_wait
 from . import _content, _distributed, _entry, _names, _orbax, _state
 from ._directory import Directory, local
@@ -109,13 +110,11 @@ def save_checkpoint_multiprocess(
     """Saves as `save_checkpoint`, together with all processes of JAX: each writes its own shards.
 
     Args:
-        gda_manager: a `GlobalAsyncCheckpointManager`, ours or JAX's; needed for arrays that have
-            shards in other processes. A save that takes longer than the `timeout_secs` of ours is
-            cancelled.
+        gda_manager: a `GlobalAsyncCheckpointManager`, ours or JAX's. It is waited for; a save that
+            takes longer than the `timeout_secs` of ours is cancelled. Flax's msgpack files need one
+            for arrays that have shards in other processes; checkpoints of ours do not.
 
     Raises:
-        flax.errors.MPACheckpointingRequiredError: an array has shards in other processes, and no
-            manager is given.
         SaveTimeout: it took longer than `timeout_secs`; nothing is visible.
     """
     if gda_manager is not None:
@@ -143,10 +142,10 @@ class _Save:
     ) -> None:
         self.directory = Directory(ckpt_dir, prefix)
         self.target, self.step, self.retention = target, step, retention
-        # None: with all processes of JAX, False: alone.
-        self.together = together
         self.text = self.directory.text_of(step)
         self.path = self.directory.path_of(step)
+        # `together` is None: with all processes of JAX, False: alone.
+        self.meeting = resolve(together, self.path)
 
     def check(self) -> None:
         """Passes where it may be saved, by Flax's rule."""
@@ -164,10 +163,11 @@ class _Save:
         """Begins the save; where another library's checkpoint is to be replaced, under another
         name.
         """
-        items, said = _content.items_of(_state.to_state_dict(self.target))
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        kind = _entry.kind_of(self.path)
-        is_shared = self.together is None and process_count() > 1
+        is_shared = self.meeting is not None
+        with declining(self.meeting):
+            items, said = _content.items_of(_state.to_state_dict(self.target))
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            kind = _entry.kind_of(self.path)
         beside = _entry.temporary(self.path, shared=is_shared) if kind == "foreign" else None
         handle = mp.save_async(
             beside or self.path,
@@ -175,23 +175,28 @@ class _Save:
             item_metadata=said,
             overwrite=is_shared if beside is not None else self.retention.overwrite,
             priority="foreground",
-            together=self.together,
+            together=self.meeting or False,
         )
         return handle, beside
 
     def finish(self, handle: mp.SaveHandle, beside: str | None, timeout: float | None) -> None:
-        """Waits for the commit, then cleans."""
+        """Waits for the commit, then cleans; of several processes one cleans, once all know of the
+        commit, and all wait until it has.
+        """
+
+        def follow() -> None:
+            LOG.info("saved the checkpoint %s", self.path)
+            if beside is not None:
+                _entry.replace(beside, self.path)
+            self.clean()
+
         try:
             handle.result(timeout)
         except SaveTimeout:
             handle.cancel()
             if handle.exception() is not None:
                 raise
-        LOG.info("saved the checkpoint %s", self.path)
-        if self.together is False or process_index() == 0:
-            if beside is not None:
-                _entry.replace(beside, self.path)
-            self.clean()
+        follow() if self.meeting is None else self.meeting.first(follow, after_all=True)
 
 
 def _save(
@@ -203,17 +208,18 @@ def _save(
     is_multiprocess: bool = False,
 ) -> str:
     if async_manager is not None:
-        async_manager.wait_previous_save()
+        _end_previous(async_manager.wait_previous_save, save.meeting)
     if orbax_checkpointer is not None:
-        _orbax.wait(orbax_checkpointer)
-    if orbax_checkpointer is not None:
-        save.check()
+        meeting = _orbax.meeting(orbax_checkpointer, save.path)
+        _end_previous(lambda: _orbax.wait(orbax_checkpointer), meeting)
+        with declining(meeting):
+            save.check()
         overwrite = save.retention.overwrite
         clean = save.clean if process_index() == 0 else lambda: None
         _orbax.save(orbax_checkpointer, save.path, save.target, overwrite, clean)
         return save.text
-    _check_processes(save, gda_manager, is_multiprocess)
-    with declining(resolve(save.together, save.path)):
+    with declining(save.meeting):
+        _check_processes(save, is_multiprocess)
         save.check()
     handle, beside = save.start()
     timeout = getattr(gda_manager, "timeout_secs", None)
@@ -228,18 +234,30 @@ def _save(
     return save.text
 
 
-def _check_processes(save: _Save, gda_manager: Any, is_multiprocess: bool) -> None:
+def _end_previous(wait: Callable[[], None], meeting: mp.Together | None) -> None:
+    """Waits for the save before; what it failed with is told here, and the other processes of this
+    save need not wait.
+    """
+    with declining(meeting, is_old=True):
+        try:
+            wait()
+        except mp.Cancelled as error:
+            if meeting is None:
+                raise
+            LOG.warning("another process has cancelled the save before, and says why: %s", error)
+
+
+def _check_processes(save: _Save, is_multiprocess: bool) -> None:
     """Passes where all of the target is saved, by this process or by several.
 
     Raises:
-        MPACheckpointingRequiredError: an array is not all here, and nothing says that others save,
-            too.
+        MPACheckpointingRequiredError: an array is not all here, and others do not save, too.
     """
     import jax
 
     leaves = jax.tree_util.tree_leaves(_state.to_state_dict(save.target))
     here = all(leaf.is_fully_addressable for leaf in leaves if isinstance(leaf, jax.Array))
-    if not here and (gda_manager is None or not is_multiprocess):
+    if not here and not is_multiprocess:
         raise errors.MPACheckpointingRequiredError(save.text, save.step)
 
 

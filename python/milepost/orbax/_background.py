@@ -17,7 +17,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from milepost._errors import AlreadyExists, MilepostError, SaveTimeout, forked
+from milepost._errors import AlreadyExists, Cancelled, MilepostError, SaveTimeout, forked
+from milepost._together import before_jax_ends
 
 
 class InFlight:
@@ -99,11 +100,22 @@ class InFlight:
         Raises:
             Forked: The checkpointer came through a fork.
         """
+        self._wait()
+        self.check()
+
+    def wait_for_next(self) -> None:
+        """As `wait`, where the next save is about to begin: of one that another process has
+        cancelled, that one tells."""
+        self._wait()
+        error = self._taken_error()
+        if error is not None and not isinstance(error, Cancelled):
+            raise error
+
+    def _wait(self) -> None:
         self._check_process()
         ended = self._ended
         if ended is not None:
             ended.wait()
-        self.check()
 
     def check(self) -> None:
         """Raises the error of a save that has ended, once."""
@@ -153,3 +165,4 @@ def _end_all() -> None:
 
 
 atexit.register(_end_all)
+before_jax_ends(_end_all)

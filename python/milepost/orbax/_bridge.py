@@ -24,7 +24,7 @@ import milepost as mp
 from milepost._together import declining
 
 from . import checkpoint_args
-from ._shared_files import share_files
+from ._shared_items import share_items
 from .handlers import base
 
 DEFAULT_ITEM = "default"
@@ -98,16 +98,15 @@ def items_of(
     """The items of several (handler, args), by name. Names are sorted, as Orbax's are.
 
     Args:
-        together: The processes that save them; each has the same names.
+        together: The processes that save them; all of them call it.
     """
     prepared = PreparedItems()
     try:
         with declining(together):
             for name in sorted(pairs):
                 prepared.add(name, item_of(*pairs[name], name))
-        files = [name for name in sorted(pairs) if not base.is_native(pairs[name][0])]
-        if together is not None and files:
-            share_files(together, {name: Path(prepared.items[name].path) for name in files})
+        if together is not None:
+            share_items(together, prepared.items, prepared.item_metadata)
     except BaseException:
         prepared.close()
         raise

@@ -71,8 +71,8 @@ class CheckpointManagerOptions:
       read_only: nothing is ever written or deleted, forced or not.
       enable_async_checkpointing: False: `save` returns when the step is committed.
       async_options, multiprocessing_options: see there.
-      single_host_load_and_broadcast: one process lists the run for all; a single process lists it
-        for itself.
+      single_host_load_and_broadcast: several processes list what the first of them lists, when the
+        manager is opened and at `reload`, which all call then. Each still reads the store.
       lightweight_initialize: Orbax then skips times and metrics; here they are in the one small
         record that is read of a step anyway, so they are known with True, too.
 

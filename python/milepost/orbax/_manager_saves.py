@@ -30,7 +30,8 @@ class Finish:
     """What is done after each commit, in the background.
 
     Attributes:
-      mode: the mode of the step's and its items' directories; None leaves them.
+      mode: the mode of the step's and its items' directories; None leaves them, as all processes
+        but one do.
       barrier: called with the step.
       callback: called without anything.
     """
@@ -83,12 +84,12 @@ class _Save:
         self.info = info
         self.handle = handle
         self.what = what
+        self.committed = threading.Event()  # or failed
         self.ended = threading.Event()
         self.timer: threading.Timer | None = None
         self.is_late = False
         self.error: BaseException | None = None
         self.url = ""
-
 
     def limit(self, timeout: float) -> None:
         """Has it cancelled when it takes too long."""
@@ -191,6 +192,19 @@ class Saves:
         for save in flying:
             save.ended.wait()
 
+    def wait_committed(self) -> None:
+        """Waits until it is known of each save whether it is committed, not for what follows."""
+        with self._lock:
+            flying = list(self._flying)
+        for save in flying:
+            save.committed.wait()
+
+    def steps(self) -> list[int]:
+        """Returns the steps of which that is not known."""
+        with self._lock:
+            flying = [save for save in self._flying if not save.committed.is_set()]
+        return [save.info.step for save in flying if save.info is not None]
+
     def _finished(self, save: _Save) -> None:
         """Raises the error of a save that has ended."""
         if save.error is not None:
@@ -236,8 +250,13 @@ class Saves:
             try:
                 save.url = handle.result().url
             finally:
+                save.committed.set()
                 close()
             self._finish(save.what, save.url)
+        except mp.Cancelled as error:
+            # Of several processes another one tells why where it saves, this one where it waits.
+            save.error = save.late_error() if save.is_late else error
+            (self.fail if save.is_late else self.grumble)(save.error)
         except BaseException as error:
             save.error = save.late_error() if save.is_late else error
             self.fail(save.error)
@@ -249,6 +268,7 @@ class Saves:
             save.timer.cancel()
         with self._lock:
             self._flying.remove(save)
+        save.committed.set()
         save.ended.set()
 
 

@@ -115,7 +115,10 @@ def finish_of(options: CheckpointManagerOptions, asynchronous: AsyncOptions) -> 
             sync(key=f"{prefix}_{key}" if prefix else key, timeout_ms=timeout_ms)
 
     callback = asynchronous.post_finalization_callback
-    return Finish(options.file_options.path_permission_mode, barrier, callback)
+    processes = options.multiprocessing_options
+    mode = options.file_options.path_permission_mode
+    mode = mode if multihost.is_committer(processes.primary_host) else None
+    return Finish(mode, barrier, callback)
 
 
 def is_async_checkpointer(checkpointer: Any) -> bool:
@@ -129,12 +132,11 @@ def meeting(url: str, options: CheckpointManagerOptions, timeout: float | None) 
     return multihost.together(url, processes.primary_host, processes.active_processes, timeout)
 
 
-def create_run(url: str, options: CheckpointManagerOptions) -> None:
-    """Creates a local run's directory with the mode that the options ask for."""
+def create_run(url: str, mode: int | None) -> None:
+    """Creates a local run's directory; of several processes the one that does sets the mode."""
     if not is_local(url) or os.path.isdir(url):
         return
     os.makedirs(os.path.dirname(url), exist_ok=True)
-    mode = options.file_options.path_permission_mode
     try:
         os.mkdir(url)
     except FileExistsError:

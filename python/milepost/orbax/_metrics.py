@@ -55,6 +55,26 @@ def recorded(metrics: Any) -> tuple[dict[str, float], Any]:
     return flat, (None if _is_whole(metrics) else metrics)
 
 
+def beside(custom_metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns the caller's metadata, checked.
+
+    Raises:
+      ValueError: it has a member that is ours.
+    """
+    metadata = dict(custom_metadata or {})
+    if MEMBER in metadata:
+        raise ValueError(f"custom_metadata has a member that is Milepost's: `{MEMBER}`")
+    return metadata
+
+
+def add(metadata: dict[str, Any], metrics: Any) -> dict[str, float]:
+    """Returns what the record holds of `plain` metrics; the rest goes into the metadata."""
+    numbers, rest = recorded(metrics)
+    if rest is not None or metrics == {}:
+        metadata[MEMBER] = {"metrics": rest if rest is not None else {}}
+    return numbers
+
+
 def saved(flat: Mapping[str, float], member: Any) -> Any | None:
     """Returns the metrics that were saved, from the record's metrics and our member of its
     metadata; None for none."""

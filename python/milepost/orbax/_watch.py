@@ -1,5 +1,8 @@
 """Waiting for the steps that a training run saves, as an evaluator does.
 
+Where several processes of JAX evaluate, all of them wait, the first one looks, and all get the same
+step.
+
 Orbax copies a step before it is evaluated, so that nobody deletes it meanwhile; here it is leased,
 which costs nothing. A copy is made only where one is asked for by `snapshot_dir`.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import time
@@ -16,6 +20,7 @@ from typing import Any
 
 import milepost as mp
 
+from . import multihost
 from ._manager_foreign import ForeignSteps
 from ._native_run import NativeRun
 from ._run_path import is_local, join, name_of, path_of, url_of
@@ -24,6 +29,9 @@ from .path import step as step_names
 _LOG = logging.getLogger(__name__)
 
 SNAPSHOTS = "_SNAPSHOTS"
+EVALUATION_SECONDS = 24 * 3600.0
+"""So long processes that evaluate together wait for each other."""
+TELLING_SECONDS = 60.0
 
 
 def get_snapshot_dir_from_step_dir(step_dir: Any, snapshot_dir: Any | None = None) -> Any:
@@ -73,11 +81,18 @@ def wait_for_new_checkpoint(
         _name_format(step_name_format, step_prefix, step_format_fixed_length),
         strict=not ignore_snapshot_errors,
     )
-    found = watch.wait(until_step, seconds_to_sleep, timeout, timeout_fn)
+    # JAX ends the others where one is gone, so they may wait long for one that still evaluates.
+    session = f"{url_of(checkpoint_dir)}#watch"
+    together = multihost.together(session, timeout=EVALUATION_SECONDS) or None
     with contextlib.ExitStack() as stack:
         stack.callback(watch.release)
+        found = watch.wait(until_step, seconds_to_sleep, timeout, timeout_fn, together)
         if found != -1 and snapshot_dir is not None:
-            stack.enter_context(_snapshot(watch.found_url, snapshot_dir, set_immutable))
+            copy = _snapshot(watch.found_url, snapshot_dir, set_immutable)
+            if together is None:
+                stack.enter_context(copy)
+            else:
+                together.first(lambda: stack.enter_context(copy))
         yield found
 
 
@@ -102,7 +117,7 @@ def checkpoints_iterator(
     of them, `timeout` the longest wait for the next; after it the iterator ends, unless
     `timeout_fn` says False. The rest is as in `wait_for_new_checkpoint`.
     """
-    if snapshot_dir is not None:
+    if snapshot_dir is not None and multihost.is_committer(0):
         _clear(url_of(snapshot_dir))
     above: int | None = None
     while True:
@@ -156,18 +171,64 @@ class _Watch:
         seconds_to_sleep: float,
         timeout: float | None,
         timeout_fn: Callable[[], bool] | None,
+        together: mp.Together | None,
     ) -> int:
         deadline = None if timeout is None else time.monotonic() + timeout
         above = None if until_step is None or until_step <= 0 else until_step - 1
+
+        def look(until: float) -> int | None:
+            while True:
+                step = self._look(above)
+                if step is not None:
+                    return step
+                # As Orbax: what cannot end in time is not begun.
+                if deadline is not None and time.monotonic() + seconds_to_sleep > deadline:
+                    if timeout_fn is None or timeout_fn():
+                        return -1
+                if time.monotonic() + seconds_to_sleep > until:
+                    return None
+                time.sleep(seconds_to_sleep)
+
+        if together is None:
+            found = look(math.inf)
+            assert found is not None
+            return found
+        return self._told(look, seconds_to_sleep, together)
+
+    def _told(
+        self, look: Callable[[float], int | None], pause: float, together: mp.Together
+    ) -> int:
+        """Waits for what the first process finds, however long that takes: now and then it says that
+        it still looks."""
         while True:
-            step = self._look(above)
-            if step is not None:
-                return step
-            # As Orbax: what cannot end in time is not begun.
-            if deadline is not None and time.monotonic() + seconds_to_sleep > deadline:
-                if timeout_fn is None or timeout_fn():
-                    return -1
-            time.sleep(seconds_to_sleep)
+            until = time.monotonic() + TELLING_SECONDS
+            found = together.first(lambda: look(until))
+            if found is None and together.index == 0:
+                time.sleep(pause)
+            if found is None:
+                continue
+            if found != -1:
+                # The first one gives it free only once all have it.
+                together.gather(lambda: self._hold(found) if together.index > 0 else b"")
+            return int(found)
+
+    def _hold(self, step: int) -> bytes:
+        """Holds a step that another process has found, and holds; what it returns says nothing."""
+        self._run = NativeRun(self._url, read_only=True, **self._formats)
+        if not self._run.steps():
+            theirs = ForeignSteps(self._url, self._prefix).get(step)
+            if theirs is not None:
+                self.found_url = theirs.path
+                return b""
+        try:
+            self._held = self._run.open(step, lease=True)
+        except (mp.MilepostError, OSError) as error:
+            if self._strict:
+                raise
+            _LOG.warning("a step is read without a lease. run=%s: %s", self._url, error)
+            self._held = self._run.open(step)
+        self.found_url = self._held.url
+        return b""
 
     def release(self) -> None:
         """Gives the step free."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 import operator
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,9 +26,10 @@ import milepost as mp
 from milepost._together import declining
 
 from . import _bridge, _manager_foreign, _manager_log, _manager_restore, _manager_setup, _metrics
-from . import _place_of_checkpoint, checkpoint_args
+from . import _place_of_checkpoint, checkpoint_args, multihost
 from . import _manager_options as _options
 from ._composite import Composite, CompositeArgs
+from ._manager_due import Due
 from ._manager_foreign import ForeignSteps
 from ._manager_items import RESTORE, SAVE
 from ._manager_log import SaveLog
@@ -106,7 +106,7 @@ class CheckpointManager(AbstractCheckpointManager):
         keywords = _options.native_options(options, is_local(self._url))
         keywords["timeout"] = self._timeout = asynchronous.timeout_secs
         if options.create and not options.read_only:
-            _manager_setup.create_run(self._url, options)
+            _manager_setup.create_run(self._url, options.file_options.path_permission_mode)
         self._saves = Saves(_manager_setup.finish_of(options, asynchronous))
         self._foreign = ForeignSteps(self._url, _foreign_prefix(options, keywords))
         self._policies = Policies(self._url, options, self._saves, self._foreign)
@@ -121,9 +121,16 @@ class CheckpointManager(AbstractCheckpointManager):
             **keywords,
         )
         self._policies.native = self._native
+        self._due = Due(self._native, self._policies, self._saves)
         self._closed = False
         self._last_saved: float | None = None
         self._check_names(keywords)
+        # With whom the run is listed.
+        self._listing = None
+        if options.single_host_load_and_broadcast:
+            self._listing = _manager_setup.meeting(self._url, options, self._timeout) or None
+        if self._listing is not None:
+            self._native.list_as_first(self._listing)
         if "metadata" in keywords and not self._native.metadata:
             _LOG.warning("metadata is stored when a run is created, not later. run=%s", self._url)
 
@@ -136,13 +143,18 @@ class CheckpointManager(AbstractCheckpointManager):
 
     @property
     def native(self) -> mp.CheckpointManager:
-        """The native manager: pins, plans, statistics, events, preemption."""
+        """The native manager: pins, plans, statistics, events, preemption. In several processes it
+        is JAX that tells all of them of preemption, at one step."""
         return self._native
 
     def all_steps(self, read: bool = False) -> Sequence[int]:
-        """Returns the committed steps, ascending; `read` lists the run again first."""
+        """Returns the committed steps, ascending; `read` lists the run again first. In several
+        processes it waits for the save on its way, so that all list the same."""
         if read:
             self.reload()
+        if self._native.together is not None:
+            # Else one process might list what another does not yet.
+            self._saves.wait_committed()
         return self._native.steps() or self._foreign.steps()
 
     def latest_step(self) -> int | None:
@@ -158,13 +170,18 @@ class CheckpointManager(AbstractCheckpointManager):
         best = self._policies.best()
         if best is None:
             return self.latest_step()
+        if self._native.together is not None:
+            self._saves.wait_committed()
         ranked = best.ranked(self._policies.steps())
         return ranked[0][0] if ranked else None
 
     def reload(self) -> None:
-        """Lists the run again: what other processes saved and deleted."""
+        """Lists the run again: what other processes saved and deleted. All call it with
+        `single_host_load_and_broadcast`."""
         self._native.reload()
         self._foreign.forget()
+        if self._listing is not None:
+            self._native.list_as_first(self._listing)
 
     def metrics(self, step: int) -> Any | None:
         """Returns the metrics of a step as they were saved; None where it has none, or is not
@@ -184,23 +201,7 @@ class CheckpointManager(AbstractCheckpointManager):
         """Tells whether `save(step)` would save now. In several processes all ask, and the primary one decides by
         clocks and functions."""
         step = _step_number(step)
-        if self._options.read_only:
-            return False
-        together = self._native.together
-        if together is None or self._policies.is_by_steps():
-            return self._is_due(step)
-        return together.decide(lambda: self._is_due(step))
-
-    def _is_due(self, step: int) -> bool:
-        is_preempted = not self._native.preempted and _jax_preempts(step)
-        if is_preempted:
-            self._native.preempt()
-        try:
-            wanted = self._native.should_save(step).save
-        finally:
-            if is_preempted:
-                self._native.preempt(False)
-        return bool(wanted) and self._policies.is_above_foreign(step)
+        return not self._options.read_only and self._due.is_due(step)
 
     def save(
         self,
@@ -235,16 +236,21 @@ class CheckpointManager(AbstractCheckpointManager):
           ValueError: args that do not fit the manager or the item.
           Exception: what `best_fn` raised, before anything is written; how an earlier save failed.
         """
-        args = self._save_args(items, save_kwargs, args)
         if isinstance(step, (str, os.PathLike)):
-            return self._save_alone(step, args, metrics, bool(force), custom_metadata)
+            given = (items, save_kwargs, args)
+            return self._save_alone(step, given, metrics, bool(force), custom_metadata)
         step = _step_number(step)
-        if self._options.read_only or not (force or self.should_save(step)):
+        is_due = not self._options.read_only and (bool(force) or self.should_save(step))
+        together = self._native.together if is_due else None
+        with declining(together):
+            args = self._save_args(items, save_kwargs, args)
+        if not is_due:
             return False
         log = SaveLog(step, self._url, self._last_saved)
-        with declining(self._native.together):
+        with declining(together, is_old=True):
             self._saves.settle()
             self._saves.check()
+        with declining(together):
             if not self._native.steps() and step in self._foreign.steps():
                 raise mp.StepAlreadyExists(
                     f"another library's step is there, and is not overwritten. step=`{step}`, "
@@ -253,7 +259,10 @@ class CheckpointManager(AbstractCheckpointManager):
             measured = None if metrics is None else _metrics.plain(metrics)
             self._policies.rank(measured)
             log.waiting()
-            custom = _checked(custom_metadata)
+            custom = _metrics.beside(custom_metadata)
+        if together is not None and self._options.prevent_write_metrics:
+            # Nobody reads them in the store: all rank by those of the first process.
+            measured = together.first(lambda: measured)
         self._save_step(step, args, measured, bool(force), custom)
         if self._logger is not None:
             self._last_saved = time.time()
@@ -262,7 +271,8 @@ class CheckpointManager(AbstractCheckpointManager):
         return True
 
     def delete(self, step: int) -> None:
-        """Deletes a step: it is gone when this returns, its bytes are freed in the background.
+        """Deletes a step: it is gone when this returns, its bytes are freed in the background. All
+        processes call it.
 
         Raises:
           NotFound: it is not there; a FileNotFoundError.
@@ -275,6 +285,8 @@ class CheckpointManager(AbstractCheckpointManager):
             raise mp.ForeignFormat(
                 f"a step of another library is not deleted. step=`{step}`, run=`{self._url}`"
             )
+        if self._native.together is not None:
+            self._saves.wait_committed()
         self._native.delete(step)
         self._policies.unwritten.pop(step, None)
 
@@ -359,7 +371,6 @@ class CheckpointManager(AbstractCheckpointManager):
         """
         self._saves.wait()
         self._native.wait()
-        self._native.forget_deleted()
         self._saves.check_all()
 
     def check_for_errors(self) -> None:
@@ -372,7 +383,7 @@ class CheckpointManager(AbstractCheckpointManager):
 
     def reached_preemption(self, step: int) -> bool:
         """Tells whether preemption was signalled: to the native manager, or by jax at `step`."""
-        return self._native.preempted or _jax_preempts(_step_number(step))
+        return self._native.preempted or multihost.reached_preemption(_step_number(step))
 
     def close(self) -> None:
         """Waits for all that is going on and refuses later saves.
@@ -396,7 +407,8 @@ class CheckpointManager(AbstractCheckpointManager):
         self.close()
 
     def __repr__(self) -> str:
-        return f"CheckpointManager({self._url!r}, steps={self.all_steps()})"
+        steps = self._native.steps() or self._foreign.steps()
+        return f"CheckpointManager({self._url!r}, steps={steps})"
 
     # --- items
 
@@ -458,10 +470,12 @@ class CheckpointManager(AbstractCheckpointManager):
         self, step: int, args: Any, metrics: Any | None, force: bool, custom: dict[str, Any]
     ) -> None:
         is_written = metrics is not None and not self._options.prevent_write_metrics
-        numbers = _add_metrics(custom, metrics) if is_written else {}
+        numbers = _metrics.add(custom, metrics) if is_written else {}
         prepared, handlers = self._save_items(args, self._native.together)
         try:
-            _manager_setup.create_run(self._url, self._options)
+            with declining(self._native.together):
+                mode = self._options.file_options.path_permission_mode
+                _manager_setup.create_run(self._url, mode)
             handle = self._native.save(
                 step,
                 items=prepared.items,
@@ -482,20 +496,23 @@ class CheckpointManager(AbstractCheckpointManager):
             self._native.wait()
 
     def _save_alone(
-        self, path: Any, args: Any, metrics: Any | None, force: bool, custom: Any | None
+        self, path: Any, given: tuple, metrics: Any | None, force: bool, custom: Any | None
     ) -> bool:
-        """Saves a checkpoint that is no step."""
+        """Saves a checkpoint that is no step; `given` are items, their keywords and args."""
         if isinstance(path, str) and path.strip().lstrip("+-").isdigit():
             raise ValueError(f"a step is a number; this is text. step=`{path!r}`")
         if self._options.read_only:
             return False
-        self._saves.check()
         url = url_of(path)
         together = _manager_setup.meeting(url, self._options, self._timeout) or None
         with declining(together):
+            args = self._save_args(*given)
+        with declining(together, is_old=True):
+            self._saves.check()
+        with declining(together):
             _place_of_checkpoint.destination(path, force)
-            metadata = _checked(custom)
-            numbers = {} if metrics is None else _add_metrics(metadata, _metrics.plain(metrics))
+            metadata = _metrics.beside(custom)
+            numbers = {} if metrics is None else _metrics.add(metadata, _metrics.plain(metrics))
         prepared, handlers = self._save_items(args, together)
         try:
             handle = mp.save_async(
@@ -518,6 +535,8 @@ class CheckpointManager(AbstractCheckpointManager):
 
     def _open(self, step: int | None) -> tuple[Any | None, Any | None]:
         """Opens a step of ours, or finds another library's."""
+        if step is None and self._listing is not None:
+            step = self.latest_step()
         return _manager_foreign.open_step(self._native.open, self._foreign, step)
 
     def _opened(self, step: Any, directory: Any | None) -> tuple[Any | None, Any | None]:
@@ -562,35 +581,6 @@ def _step_number(step: Any) -> int:
     if number < 0:
         raise ValueError(f"a step is not negative. step=`{number}`")
     return number
-
-
-def _jax_preempts(step: int) -> bool:
-    """Tells whether jax's processes have agreed to save this step before they are stopped."""
-    jax = sys.modules.get("jax")
-    if jax is None:
-        return False
-    from jax.experimental import multihost_utils
-
-    try:
-        return bool(multihost_utils.reached_preemption_sync_point(step))
-    except RuntimeError:
-        # jax was told of no service that would say so.
-        return False
-
-
-def _checked(custom_metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    metadata = dict(custom_metadata or {})
-    if _metrics.MEMBER in metadata:
-        raise ValueError(f"custom_metadata has a member that is Milepost's: `{_metrics.MEMBER}`")
-    return metadata
-
-
-def _add_metrics(metadata: dict[str, Any], metrics: Any) -> dict[str, float]:
-    """Returns the metrics that the record holds; what it cannot hold goes into the metadata."""
-    numbers, rest = _metrics.recorded(metrics)
-    if rest is not None or metrics == {}:
-        metadata[_metrics.MEMBER] = {"metrics": rest if rest is not None else {}}
-    return numbers
 
 
 def _foreign_prefix(options: CheckpointManagerOptions, keywords: Mapping[str, Any]) -> str | None:

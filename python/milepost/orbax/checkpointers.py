@@ -192,8 +192,6 @@ class Checkpointer(AbstractCheckpointer):
         custom_metadata: dict[str, Any] | None,
         priority: str,
     ) -> tuple[Any, str]:
-        if custom_metadata is not None:
-            json.dumps(custom_metadata)
         url = url_of(directory)
         processes = self._multiprocessing_options
         together = multihost.together(
@@ -202,11 +200,16 @@ class Checkpointer(AbstractCheckpointer):
             processes.active_processes,
             getattr(self, "_timeout_secs", None),
         )
+        with declining(together or None, is_old=True):
+            self._end_save_before()
         with declining(together or None):
+            if custom_metadata is not None:
+                json.dumps(custom_metadata)
             _place_of_checkpoint.destination(directory, force)
             self._check_atomicity(url)
             given = construct_checkpoint_args(self._handler, True, *args, **kwargs)
-        prepared = self._prepared(given, together or None)
+            pairs = self._pairs(given)
+        prepared = _bridge.items_of(pairs, together or None)
         try:
             handle = mp.save_async(
                 url,
@@ -226,13 +229,22 @@ class Checkpointer(AbstractCheckpointer):
             prepared.close()
         return handle, url
 
-    def _prepared(self, args: Any, together: Any) -> _bridge.PreparedItems:
+    def _pairs(self, args: Any) -> dict[str, tuple[Any, Any]]:
+        """The handler and args of each item."""
         if isinstance(self._handler, CompositeCheckpointHandler):
-            return self._handler.prepare(args, together)
-        return _bridge.items_of({_bridge.DEFAULT_ITEM: (self._handler, args)}, together)
+            return self._handler.pairs_of(args)
+        return {_bridge.DEFAULT_ITEM: (self._handler, args)}
+
+    def _end_save_before(self) -> None:
+        """Waits for a save on its way and raises its error."""
 
     def _finish(self) -> Finish:
-        return Finish(mode=self._file_options.path_permission_mode)
+        return Finish(mode=self._mode())
+
+    def _mode(self) -> int | None:
+        """The mode of directories, where this process sets it."""
+        commits = multihost.is_committer(self._multiprocessing_options.primary_host)
+        return self._file_options.path_permission_mode if commits else None
 
     def _check_atomicity(self, url: str) -> None:
         own = AtomicityMode.COMMIT_FILE if "://" in url else AtomicityMode.ATOMIC_RENAME
@@ -363,7 +375,6 @@ class AsyncCheckpointer(Checkpointer):
         the error of the save before is raised here, if nobody has waited for it.
         """
         with self._one_at_a_time:
-            self._in_flight.wait()
             handle, url = self._begin(directory, args, kwargs, force, custom_metadata, "background")
             finish = self._finish()
             self._in_flight.start(
@@ -382,8 +393,11 @@ class AsyncCheckpointer(Checkpointer):
                 key = f"{head}async_commit_complete.{url}"
                 options.barrier_sync_fn(key=key, timeout_ms=milliseconds)
 
-        mode = self._file_options.path_permission_mode
-        return Finish(mode=mode, barrier=barrier, callback=options.post_finalization_callback)
+        callback = options.post_finalization_callback
+        return Finish(mode=self._mode(), barrier=barrier, callback=callback)
+
+    def _end_save_before(self) -> None:
+        self._in_flight.wait_for_next()
 
     def restore(self, directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Waits for a save on its way, then restores as `Checkpointer.restore`."""

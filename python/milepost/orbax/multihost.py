@@ -102,6 +102,13 @@ def together(
     return meeting if timeout is None else meeting.within(timeout)
 
 
+def is_committer(primary_host: int | None) -> bool:
+    """Whether this process looks after what is saved: the primary one of `jax.distributed`'s, or
+    this one alone."""
+    state = None if primary_host is None else running_jax()
+    return state is None or int(state.process_id) == primary_host
+
+
 def is_primary_host(primary_host: int | None) -> bool:
     """Whether this process is the primary one; None: every process is."""
     return primary_host is None or primary_host == process_index()

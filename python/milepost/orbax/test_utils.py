@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import checkpoint_args, type_handlers
+from . import checkpoint_args, multihost, type_handlers
 from ._leaf_args import SingleReplicaArrayRestoreArgs
 from ._leaf_requests import is_jax_array, is_prng_key
 from ._run_path import path_of, url_of
@@ -44,7 +44,8 @@ __all__ = [
 
 
 def erase_and_create_empty(directory: Any) -> Any:
-    """Removes a local directory with all that is in it, makes it anew, and returns its path.
+    """Removes a local directory with all that is in it, makes it anew, and returns its path. In
+    several processes all call it: one does it, and it is done when they return.
 
     Raises:
         ValueError: Not a local path, or a path that nobody means: the root, or the home directory.
@@ -55,9 +56,14 @@ def erase_and_create_empty(directory: Any) -> Any:
     path = Path(url)
     if path in (Path(path.anchor), Path.home()):
         raise ValueError(f"{path} is not erased")
-    if path.exists():
-        shutil.rmtree(path)
-    path.mkdir(parents=True)
+
+    def erase() -> None:
+        if path.exists():
+            shutil.rmtree(path)
+        path.mkdir(parents=True)
+
+    together = multihost.together(f"{url}#erase") or None
+    erase() if together is None else together.first(erase)
     return path_of(url)
 
 

@@ -228,7 +228,7 @@ impl Joint {
 
     /// Waits for the outcome of a finaliser who is not heard any more, and takes over if it is gone.
     ///
-    /// Without `work`, it only waits.
+    /// Without `work`, it leaves that to the others, and ends the attempt where none of them does it.
     ///
     /// # Errors
     /// `error`, where the attempt was ended, or nothing was committed by the deadline.
@@ -236,7 +236,8 @@ impl Joint {
         let clock = Arc::clone(self.own.engine.clock());
         let (began, mut pause) = (clock.elapsed(), PAUSE_MIN);
         let before = u32::try_from(self.part.index.saturating_sub(1)).unwrap_or(u32::MAX);
-        let turn = STAGGER.saturating_mul(before).min(STAGGER_MAX).min(self.deadline / 2);
+        let stagger = STAGGER.saturating_mul(before).min(STAGGER_MAX);
+        let turn = if work.is_some() { stagger } else { self.deadline }.min(self.deadline / 2);
         loop {
             match self.saved().await {
                 Ok(Some(saved)) => return Ok(saved),

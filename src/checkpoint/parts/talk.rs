@@ -150,6 +150,6 @@ impl<'a> Talk<'a> {
         }
         Err(Error::invalid("participants plan different saves")
             .with("participants", named(&differs))
-            .hint("give everybody the same trees, leaf settings, metadata of items and options"))
+            .hint("give everybody the same step, trees, leaf settings, item metadata and options"))
     }
 }

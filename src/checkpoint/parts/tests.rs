@@ -15,8 +15,11 @@ use crate::{
     tree::Tree,
 };
 use bytes::Bytes;
-use futures::{executor::block_on, future::join_all};
-use std::{sync::Arc, time::Duration};
+use futures::{FutureExt, executor::block_on, future::join_all};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 /// The shape of the array that is shared.
 const SHAPE: [u64; 2] = [8, 6];
@@ -218,6 +221,68 @@ fn different_trees_options_and_participants_that_are_gone_are_errors_everywhere(
     let error = writer(&run, &group[0], 1).save_blocking().unwrap_err();
     assert_eq!(error.get("missing"), Some("1"));
     assert!(block_on(run.store().list_all("run")).unwrap().is_empty(), "before a byte moves");
+}
+
+#[test]
+fn declarations_that_are_not_what_is_held_are_an_error_everywhere() {
+    let run = Place::new(MemoryStore::new(), "run");
+    let group = members(2);
+    let declared = [1, 0].map(|index| writer(&run, &group[index], 1).declaration().unwrap());
+    let swapped = Arc::new(declared.to_vec());
+    let writers = group.iter().map(|m| writer(&run, m, 1).declarations(Arc::clone(&swapped)));
+    for saved in save_all(writers.collect()) {
+        let error = saved.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("not what is held"), "{error}");
+    }
+    assert!(block_on(run.store().list_all("run")).unwrap().is_empty(), "before a byte moves");
+}
+
+#[test]
+fn a_part_of_another_process_with_the_same_index_is_not_replaced() {
+    let run = Place::new(MemoryStore::new(), "run");
+    let members = members(2);
+    let (store, inner) = (FaultStore::new(Arc::clone(run.store())), Arc::clone(run.store()));
+    store.set_rule(move |operation| {
+        let puts = matches!(operation.verb, Verb::Put | Verb::PutNew);
+        if puts && operation.key.contains(PARTS) && operation.key.ends_with("/1") {
+            let other = vec![Bytes::from_static(b"a part")];
+            let put = inner.put(&operation.key, other, Priority::Foreground);
+            put.now_or_never().unwrap().unwrap();
+        }
+        None
+    });
+    let second = writer(&Place::new(store, "run"), &members[1], 1);
+    for saved in save_all(vec![writer(&run, &members[0], 1), second]) {
+        let error = saved.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}");
+    }
+    assert!(Checkpoint::open_blocking(&engine(), &run.join("5")).is_err());
+}
+
+#[test]
+fn what_a_participant_has_written_is_durable_before_its_part_says_so() {
+    let run = Place::new(MemoryStore::new(), "run");
+    let members = members(2);
+    let store = FaultStore::new(Arc::clone(run.store()));
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&log);
+    store.set_rule(move |operation| {
+        seen.lock().unwrap().push((operation.verb, operation.key.clone()));
+        None
+    });
+    let second = writer(&Place::new(store, "run"), &members[1], 1);
+    for saved in save_all(vec![writer(&run, &members[0], 1), second]) {
+        saved.unwrap();
+    }
+    let log = log.lock().unwrap();
+    let last = |verbs: &[Verb], below: &str| {
+        let is = |(verb, key): &(Verb, String)| verbs.contains(verb) && key.contains(below);
+        log.iter().rposition(is).unwrap()
+    };
+    let written = last(&[Verb::Put, Verb::PutNew, Verb::Finish], ".milepost/tmp/");
+    let (synced, told) = (last(&[Verb::Sync], ".milepost/tmp/"), last(&[Verb::PutNew], PARTS));
+    assert!(written < synced && synced < told, "{log:?}");
 }
 
 /// Runs a save of three whose founder dies at an operation of its store, and returns what the others have.

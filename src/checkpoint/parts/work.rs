@@ -7,7 +7,6 @@ use super::{
 use crate::{
     checkpoint::{
         items::{Cuts, ItemPlan},
-        options::SaveOptions,
         writer::{CheckpointWriter, NOTES_MAX, index_objects},
     },
     chunk::Subset,
@@ -72,7 +71,7 @@ impl Work {
             let group = if matches!(share, Share::Sole(_)) { &mut alone } else { &mut shared };
             group.insert(name.clone(), planned);
         }
-        let hash = hash(&plan, &shared, options)?;
+        let hash = hash(&plan, &shared, own)?;
         Ok(Self { plan, shared, alone, hash })
     }
 
@@ -216,14 +215,18 @@ fn indexed(
     Ok(entry)
 }
 
-/// Hashes what everybody must have the same: the plan, every document, the items' entries, the options of the commit.
+/// Hashes what everybody must have the same: step, plan, every document, the items' entries, the options of the commit.
 fn hash(
     plan: &SharePlan,
     shared: &BTreeMap<String, ItemPlan>,
-    options: &SaveOptions,
+    own: &CheckpointWriter,
 ) -> Result<String> {
     let mut hash = Xxh3::new();
     hash.update(&plan.hash().to_le_bytes());
+    // Else who is a step behind would commit its state with that of the others. A run names its steps by itself.
+    let name = own.run.is_none().then(|| own.target.name());
+    hash.update(format!("{:?} {name:?}\n", own.step).as_bytes());
+    let options = &own.options;
     hash.update(format!("{:?} {}\n", options.durability, options.overwrite).as_bytes());
     for (name, planned) in shared {
         hash.update(format!("{:?}\n", planned.foreign_metadata()).as_bytes());

@@ -89,7 +89,7 @@ impl Attempt {
     ) -> Result<Self> {
         let base = base_of(&wish);
         let (place, means) = match &handover.claim {
-            None => move_in(engine, &wish, index).await?,
+            None => move_in(engine, (&wish, handover), index).await?,
             Some(claim) => {
                 let (place, claim) = (handover.place(&base), Bytes::from(claim.clone()));
                 let key = place.key(&format!("{INDEXES}/{DOCUMENT}"));
@@ -159,7 +159,11 @@ fn lost(wish: &Wish) -> Error {
 }
 
 /// Renames the directory of an attempt to one that only the taker knows.
-async fn move_in(engine: &Arc<Engine>, wish: &Wish, index: usize) -> Result<(Place, Means)> {
+async fn move_in(
+    engine: &Arc<Engine>,
+    (wish, handover): (&Wish, &Handover),
+    index: usize,
+) -> Result<(Place, Means)> {
     let (directory, start) = directory_of(wish);
     let store = directory.store();
     for _ in 0..SEARCHES {
@@ -171,7 +175,9 @@ async fn move_in(engine: &Arc<Engine>, wish: &Wish, index: usize) -> Result<(Pla
         match store.rename(from.prefix(), place.prefix(), RenameMode::NoReplace).await {
             Ok(()) => {
                 drop(store.delete(vec![mark_of(&from)]).await);
-                if is_replaced(&place, &wish.writer).await? {
+                // A request that came late may have made a directory of this name after the commit.
+                let is_over = committed(wish, handover).await?.is_some();
+                if is_over || is_replaced(&place, &wish.writer).await? {
                     drop(lease.release().await);
                     return Err(lost(wish));
                 }
@@ -299,6 +305,19 @@ mod tests {
         let old = run.key(&format!("{TMP}/id"));
         block_on(run.store().rename("run/5", &old, RenameMode::NoReplace)).unwrap();
         let taken = block_on(Attempt::adopt(&engine, wish(&run, "id"), &handover("id"), 1));
+        assert_eq!(taken.unwrap_err().kind(), ErrorKind::Conflict);
+    }
+
+    #[test]
+    fn what_comes_late_to_a_committed_attempt_is_not_finalised() {
+        let engine = Engine::builder().budget_bytes(1 << 20).build().unwrap();
+        let run = Place::new(MemoryStore::new(), "run");
+        let save = CheckpointWriter::step(&engine, &run, 5).item("x", Item::Json(1.into()));
+        let writer = save.save_blocking().unwrap().record.writer;
+        let first = run.key(&format!("{TMP}/{writer}/{INDEXES}/{DOCUMENT}"));
+        let put = run.store().put(&first, vec![Bytes::from_static(b"{}")], Priority::Foreground);
+        block_on(put).unwrap();
+        let taken = block_on(Attempt::adopt(&engine, wish(&run, &writer), &handover(&writer), 1));
         assert_eq!(taken.unwrap_err().kind(), ErrorKind::Conflict);
     }
 

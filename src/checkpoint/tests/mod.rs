@@ -16,7 +16,7 @@ use crate::{
     array::Leaf,
     error::{ErrorKind, Result},
     io::Engine,
-    store::{Action, FaultStore, Place, Priority, Store},
+    store::{Action, FaultStore, Place, Priority, Store, Verb},
     tasks::Pool,
     tree::Tree,
 };

@@ -5,7 +5,10 @@ use crate::checkpoint::{
     sweep::{sweep, sweep_beside},
 };
 use milepost_formats::record::{Claim, claim_document};
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
 
 const ID: &str = "0123456789abcdef0123456789abcdef";
 
@@ -384,6 +387,47 @@ fn leftovers_beside_a_checkpoint_that_stands_alone_are_found_and_swept() {
     assert!(report.swept.len() == 1 && report.failed.is_empty(), "{report:?}");
     assert_eq!(before(), ["best", "best.milepost-tmp-mine", "best2.milepost-tmp-x"]);
     assert!(is_whole(&engine, &target));
+}
+
+#[test]
+fn the_parts_of_an_attempt_go_before_its_directory_does() {
+    // Else an heir would take over what a late request brings back under the name of a swept attempt.
+    let engine = engine();
+    let dir = tempfile::tempdir().unwrap();
+    let root = engine.place(dir.path().to_str().unwrap(), &[]).unwrap();
+    let beside = format!("best.milepost-tmp-{ID}");
+    let cases = [
+        (format!("run/.milepost/tmp/{ID}"), format!("run/.milepost/parts/{ID}")),
+        (beside.clone(), format!("{beside}.parts")),
+    ];
+    for ((attempt, parts), owner) in cases.iter().flat_map(|case| [(case, ""), (case, ".t2-1")]) {
+        let attempt = format!("{attempt}{owner}");
+        put(&root.join(&attempt), "zarr.json.new", "{}");
+        put(&root, &format!("{attempt}.lease"), &forged(&engine, ID, false));
+        put(&root.join(parts), "1", "a part");
+        make_old(&dir.path().join(parts).join("1"), 6);
+        let store = FaultStore::new(Arc::clone(root.store()));
+        let (seen, there) = (Arc::new(Mutex::new(Vec::new())), dir.path().join(parts));
+        let log = Arc::clone(&seen);
+        store.set_rule(move |operation| {
+            if operation.verb == Verb::Rename {
+                log.lock().unwrap().push((operation.key.clone(), there.exists()));
+            }
+            None
+        });
+        let root = Place::new(store, root.prefix());
+        let report = if attempt.starts_with("run") {
+            let run = root.join("run");
+            block_on(sweep(&engine, &run, &plan(&engine, &run))).unwrap()
+        } else {
+            let target = root.join("best");
+            let dead = block_on(leftovers_beside(&engine, &target)).unwrap();
+            block_on(sweep_beside(&engine, &target, &dead)).unwrap()
+        };
+        assert!(report.failed.is_empty() && !report.swept.is_empty(), "{report:?}");
+        assert_eq!(*seen.lock().unwrap(), [(root.key(&attempt), false)]);
+        assert!(!dir.path().join(&attempt).exists());
+    }
 }
 
 #[test]

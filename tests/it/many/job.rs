@@ -14,7 +14,7 @@ const ROWS: u64 = 24;
 const COLUMNS: u64 = 1000;
 
 pub(crate) const RENAMES: &str = "renames";
-const S3: &str = "S3";
+pub(crate) const S3: &str = "S3";
 
 /// Every kind of place that outlives a process and has a commit of its own; S3 where there is an emulator.
 pub(crate) fn kinds() -> Vec<&'static str> {

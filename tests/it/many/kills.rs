@@ -8,7 +8,7 @@
 //! `MILEPOST_MANY_PARALLEL` how many run at once: most of a case is waiting for deadlines.
 
 use super::{
-    job::{engine, kinds, look, place, save_here},
+    job::{S3, engine, kinds, look, place, save_here},
     stages::{Point, STAGES},
     victims::{Case, End, Hit, Said},
 };
@@ -31,6 +31,8 @@ const CHANGES: u64 = 32;
 const COUNTS: [usize; 8] = [2, 3, 4, 2, 8, 3, 2, 4];
 /// A case whose victim came too late for the others, as the machine is busy, is tried so often, each time with more time.
 const TRIES: u32 = 3;
+/// How the rows begin of those who are hit after the founder.
+const HEIR: &str = "founder gone, heir ";
 
 /// What is to be done, whoever does it where.
 #[derive(Clone, Debug)]
@@ -38,6 +40,18 @@ struct Plan {
     kind: &'static str,
     count: usize,
     victims: Vec<(usize, Hit)>,
+}
+
+impl Plan {
+    /// Tells whether all victims come to their points, given time: not to so many changes, nor to a commit after another's.
+    fn is_sure(&self) -> bool {
+        let stages = self.victims.iter().map(|(_, hit)| match hit.point() {
+            Some(Point::Stage(stage)) => Some(STAGES[stage].name),
+            _ => None,
+        });
+        let stages: Option<Vec<&str>> = stages.collect();
+        stages.is_some_and(|stages| stages.len() == 1 || stages[0] != "has committed")
+    }
 }
 
 struct Random(u64);
@@ -59,7 +73,7 @@ fn named(kinds: &[&'static str]) -> Vec<(&'static str, bool, Vec<Hit>)> {
             if !stage.is_of(usize::from(!founder)) {
                 continue;
             }
-            for kind in kinds {
+            for kind in kinds.iter().filter(|kind| stage.is_at(kind)) {
                 out.push((*kind, founder, vec![Hit::KilledAt(point)]));
                 out.push((*kind, founder, vec![Hit::StoppedAt(point)]));
             }
@@ -84,7 +98,7 @@ fn plans(cases: usize, random: &mut Random) -> Vec<Plan> {
     let first: Vec<_> = all
         .iter()
         .enumerate()
-        .filter(|(i, (kind, ..))| *kind != "S3" || cases > 1000 || i % 5 == 0)
+        .filter(|(i, (kind, ..))| *kind != S3 || cases > 1000 || i % 5 == 0)
         .map(|(_, named)| named.clone())
         .collect();
     let (mut plans, mut change) = (Vec::with_capacity(cases), 0);
@@ -158,6 +172,8 @@ impl Ground {
         let saved = ends.iter().any(|end| end.said == Said::Saved);
         assert!(!saved || found == generation, "{found} is there. {what}");
         for (index, end) in ends.iter().enumerate() {
+            let is_sure = matches!(&end.said, Said::Failed(why) if !why.contains("outcome=`"));
+            assert!(!is_sure || found != generation, "{index} was told that it failed. {what}");
             let struck = plan.victims.iter().any(|(victim, hit)| {
                 *victim == index && (end.hit || matches!(hit, Hit::KilledAfter(_)))
             });
@@ -188,19 +204,18 @@ fn work(plans: &[Plan], next: &AtomicUsize, table: &Mutex<Table>) {
     while let Some(plan) = plans.get(next.fetch_add(1, Ordering::Relaxed)) {
         let ground = grounds.entry(plan.kind).or_insert_with(|| Ground::new(plan.kind));
         let (mut hit, mut committed) = (0, false);
-        // What a victim never comes to (no so-many changes, no take-over by this heir) is not tried again.
-        let sure =
-            matches!(plan.victims[..], [(_, hit)] if matches!(hit.point(), Some(Point::Stage(_))));
-        for attempt in 0..if sure { TRIES } else { 1 } {
-            let deadline = Duration::from_millis(1500) * 2_u32.pow(attempt);
+        for attempt in 0..if plan.is_sure() { TRIES } else { 1 } {
+            // An emulator of S3 is slow: who gives up puts the record's name, too, and that is no commit.
+            let least = if plan.kind == S3 { 6000 } else { 1500 };
+            let deadline = Duration::from_millis(least) * 2_u32.pow(attempt);
             (hit, committed) = ground.run(plan, deadline);
-            if hit > 0 {
+            if hit == plan.victims.len() {
                 break;
             }
         }
         ground.next_save(plan);
         let last = plan.victims[plan.victims.len() - 1].1;
-        let heir = if plan.victims.len() > 1 { "founder gone, heir " } else { "" };
+        let heir = if plan.victims.len() > 1 { HEIR } else { "" };
         let row = (plan.kind, format!("{heir}{}", last.name()));
         let mut table = table.lock().unwrap();
         let row = table.entry(row).or_default();
@@ -231,7 +246,9 @@ fn who_is_killed_or_stopped_anywhere_leaves_no_commit_or_a_whole_one() {
     for ((kind, name), row) in &table {
         println!("{kind:20} {name:40} {:6} {:7} {:4} {:4}", row[0], row[1], row[2], row[3]);
         sum = std::array::from_fn(|i| sum[i] + row[i]);
-        let named = STAGES.iter().any(|stage| stage.name == name);
+        // A short run has few founders that die with their heir.
+        let named =
+            STAGES.iter().any(|stage| stage.name == name) || cases > 1000 && name.starts_with(HEIR);
         assert!(!named || row[2] > 0, "nobody ever came to: {kind}, {name}");
     }
     println!("{:61} {:6} {:7} {:4} {:4}", "all", sum[0], sum[1], sum[2], sum[3]);

@@ -3,11 +3,12 @@
 //! ```text
 //!   declares ─ agrees ─┬─ begins the attempt ─ announces ─┬─ writes ─ half written ─ puts its part ─ has met
 //!                      └─ hears of the attempt ───────────┘
-//!   ─┬─ lists the parts ─ reads a part ─ writes the index ─ commits ─ tells the outcome ─ sweeps the parts   (founder)
+//!   ─┬─ takes the directory ─ lists the parts ─ reads a part ─ writes the index ─ commits ─ tells ─ sweeps   (founder)
 //!    └─ hears the outcome                                                                                    (others)
 //! ```
 //! A stage is the instant before an operation, or that before the next one after it.
 
+use super::job::RENAMES;
 use milepost::{Operation, Verb};
 
 /// Who comes to a stage.
@@ -31,6 +32,8 @@ pub(crate) struct Stage {
     after: bool,
     /// On a directory the step that is replaced refuses the first such operation; the second one exchanges.
     refused_first: bool,
+    /// Whether only a run with renames has it.
+    of_directories: bool,
 }
 
 impl Stage {
@@ -40,7 +43,15 @@ impl Stage {
         is: fn(&Operation, &str, usize) -> bool,
         (nth, after): (u64, bool),
     ) -> Self {
-        Self { name, who, is, nth, after, refused_first: false }
+        Self { name, who, is, nth, after, refused_first: false, of_directories: false }
+    }
+
+    const fn of_directories(self) -> Self {
+        Self { of_directories: true, ..self }
+    }
+
+    pub(crate) fn is_at(&self, kind: &str) -> bool {
+        !self.of_directories || kind == RENAMES
     }
 
     const fn refused_first(self) -> Self {
@@ -93,15 +104,24 @@ fn indexes(operation: &Operation, _: &str, _: usize) -> bool {
     operation.verb.changes() && operation.key.contains("/_milepost/state/")
 }
 
-fn commits(operation: &Operation, _: &str, _: usize) -> bool {
+/// Whoever finalises first gives the attempt's directory a name of its own.
+fn takes(operation: &Operation, session: &str, index: usize) -> bool {
+    let attempt = operation.verb == Verb::Rename && operation.key.contains(".milepost/tmp/");
+    attempt && !commits(operation, session, index)
+}
+
+fn commits(operation: &Operation, _: &str, index: usize) -> bool {
     let path = format!("/{}", operation.key);
     let record = operation.verb == Verb::PutNew
         && path.ends_with("/zarr.json")
         && !path.contains("/_milepost/")
         && !path.contains("/.milepost/")
         && !path.contains("/state/");
-    // On a directory, a checkpoint that is replaced changes places with the attempt.
-    record || operation.verb == Verb::Rename && operation.key.contains(".milepost/tmp/")
+    // On a directory, a checkpoint that is replaced changes places with the attempt, under the name that this one gave it.
+    record
+        || operation.verb == Verb::Rename
+            && operation.key.contains(".milepost/tmp/")
+            && operation.key.ends_with(&format!("-{index}"))
 }
 
 fn is_part(operation: &Operation, session: &str, index: usize) -> bool {
@@ -129,6 +149,8 @@ pub(crate) const STAGES: &[Stage] = &[
     ),
     Stage::of("has put its part", Who::Everybody, |o, s, i| says(o, s, "written", i), (1, false)),
     Stage::of("has met", Who::Everybody, |o, s, i| says(o, s, "written", i), (1, true)),
+    Stage::of("takes the directory", Who::Founder, takes, (1, false)).of_directories(),
+    Stage::of("has taken the directory", Who::Founder, takes, (1, true)).of_directories(),
     Stage::of(
         "lists the parts",
         Who::Founder,

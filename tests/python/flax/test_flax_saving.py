@@ -355,14 +355,13 @@ def test_a_manager_without_threads_is_refused(ours, workers):
 # --- several processes, as far as one of them goes ---
 
 
-def test_several_processes_without_a_manager_are_flaxs_error(ours, tmp_path, monkeypatch):
+def test_an_array_of_several_processes_is_flaxs_error_where_one_saves(ours, tmp_path, monkeypatch):
     monkeypatch.setattr(
         type(jnp.ones(1)), "is_fully_addressable", property(lambda self: False)
     )
-    for save in (ours.save_checkpoint, ours.save_checkpoint_multiprocess):
-        with pytest.raises(errors.MPACheckpointingRequiredError, match="multiprocess array"):
-            save(tmp_path, {"w": jnp.ones(4)}, 1)
-    assert listed(tmp_path) == []  # what several save together: tests/python/together
+    with pytest.raises(errors.MPACheckpointingRequiredError, match="multiprocess array"):
+        ours.save_checkpoint(tmp_path, {"w": jnp.ones(4)}, 1)
+    assert listed(tmp_path) == []  # what several save together, without a manager: tests/python/together
 
 
 def test_save_checkpoint_multiprocess_in_one_process_is_a_save(either, tmp_path):

@@ -92,6 +92,22 @@ def test_a_failure_that_nobody_asked_for_is_told_on_stderr(start, run, how):
     run(HEAD + 'assert not visible("ckpt") and not visible("run/7")')
 
 
+def test_a_failure_is_told_at_the_end_though_other_saves_came_after_it(start):
+    child = start(
+        HEAD
+        + """
+mp.save("there", {"w": 1})
+for ckpt in ("there", "a", "b"):
+    failed = mp.save_async(ckpt, {"w": 1})
+    while not failed.done():
+        time.sleep(0.01)
+"""
+    )
+    code, _ = child.end()
+    told = [line for line in child.err.splitlines() if line.startswith("milepost: ")]
+    assert code == 0 and len(told) == 1 and "exists already" in told[0], child.err
+
+
 @pytest.mark.parametrize(
     "ask",
     ["handle.result()", "handle.exception()", "manager.wait()", "manager.close()", 'manager.save(8, {"w": 1})'],

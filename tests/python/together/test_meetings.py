@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import milepost as mp
 import numpy as np
@@ -96,6 +97,20 @@ def test_who_plans_another_save_is_told_and_nothing_is_saved(tmp_path):
     assert not (tmp_path / "alone").exists()
 
 
+def test_who_saves_another_step_or_elsewhere_is_told_and_nothing_is_saved(tmp_path):
+    launcher = Launcher(2)
+    members = [launcher.member(index) for index in range(2)]
+    given = {"a": np.arange(10)}
+    errors = _all(2, lambda i: mp.save(tmp_path / f"alone-{i}", given, together=members[i]))
+    assert all(isinstance(error, mp.Invalid) for error in errors), errors
+    runs = [mp.CheckpointManager(tmp_path / "run", together=members[index]) for index in range(2)]
+    errors = _all(2, lambda i: runs[i].save(3 + i, given).result())
+    assert all(isinstance(error, mp.Invalid) for error in errors), errors
+    assert _all(2, lambda i: runs[i].save(5, given).result().step) == [5, 5]
+    _all(2, lambda i: runs[i].close())
+    assert [path.name for path in tmp_path.iterdir()] == ["run"] and runs[0].steps() == [5]
+
+
 def test_a_launcher_that_fails_or_is_late_is_an_error(tmp_path):
     def broken(round: str, value: bytes, seconds: float) -> list[bytes]:
         raise ConnectionError("the network is gone")
@@ -109,6 +124,56 @@ def test_a_launcher_that_fails_or_is_late_is_an_error(tmp_path):
     with pytest.raises(mp.MilepostError):
         mp.save(tmp_path / "a", {"x": 1}, together=short)
     assert not (tmp_path / "a").exists()
+
+
+def test_the_first_process_works_for_all_and_its_failure_is_everybodys():
+    launcher = Launcher(3)
+    members = [launcher.member(index) for index in range(3)]
+
+    def outcome(index: int, work) -> object:
+        try:
+            return members[index].first(work if index == 0 else lambda: "not asked")
+        except BaseException as error:
+            return error
+
+    def fails(error):
+        def work():
+            raise error
+
+        return work
+
+    assert _all(3, lambda i: outcome(i, lambda: {"a": [1, None]})) == [{"a": [1, None]}] * 3
+    for raised, told in (
+        (FileNotFoundError("no such step"), mp.NotFound),
+        (mp.ItemNotFound("no such item"), mp.ItemNotFound),
+        (ZeroDivisionError("a policy divides"), mp.Invalid),
+        (KeyboardInterrupt(), mp.Cancelled),
+    ):
+        first, *others = _all(3, lambda i: outcome(i, fails(raised)))
+        assert first is raised
+        assert all(type(other) is told and str(raised) in str(other) for other in others), others
+    first, *others = _all(3, lambda i: outcome(i, lambda: object()))
+    assert isinstance(first, TypeError) and all(isinstance(other, mp.Invalid) for other in others)
+    # Nobody is behind: the next question is the same one for all.
+    assert _all(3, lambda i: members[i].decide(lambda: i == 0)) == [True] * 3
+
+
+def test_others_open_a_named_run_after_it_is_founded(tmp_path):
+    launcher = Launcher(2)
+    members = [launcher.member(index) for index in range(2)]
+
+    def opened(index: int) -> mp.CheckpointManager:
+        if index == 0:
+            time.sleep(0.3)
+        return mp.CheckpointManager(
+            tmp_path / "run", step_prefix="step_", step_width=4, metadata={"of": index}, together=members[index]
+        )
+
+    runs = _all(2, opened)
+    assert [run.metadata for run in runs] == [{"of": 0}] * 2
+    saved = _all(2, lambda i: runs[i].save(7, {"a": np.arange(3)}).result().url)
+    assert all(url.endswith("/step_0007") for url in saved), saved
+    _all(2, lambda i: runs[i].close())
 
 
 def test_one_process_alone_needs_nobody(tmp_path):
@@ -176,9 +241,9 @@ def test_the_coordination_service_carries_long_values_and_forgets_old_ones():
     assert {key.split("/")[2] for key in service.values} == {"3-a", "3-b"}
     # What is asked beside a save takes nothing away that somebody has still to read, and the other way round.
     _all(3, lambda i: ends[i].all_gather("4-due", b"", 10.0))
-    assert {key.split("/")[2] for key in service.values} == {"3-a", "3-b", "4-due"}
+    assert {key.split("/")[2] for key in service.values} == {"3-a", "3-b", "4-begin"}
     _all(3, lambda i: ends[i].all_gather("5-declare", b"", 10.0))
-    assert {key.split("/")[2] for key in service.values} == {"4-due", "5-declare"}
+    assert {key.split("/")[2] for key in service.values} == {"4-begin", "5-begin"}
     assert service.longest <= (1 << 20) + 16
 
 

@@ -131,18 +131,15 @@ class CompositeCheckpointHandler(base.AsyncCheckpointHandler):
                 return None
         return self._made[kind]
 
-    def prepare(self, args: Any, together: Any = None) -> Any:
-        """The `_bridge.PreparedItems` of a composite; an item that is None is skipped."""
-        from .. import _bridge
-
+    def pairs_of(self, args: Any) -> dict[str, tuple[Any, Any]]:
+        """The handler and args of each item of a composite; an item that is None is skipped."""
         if not isinstance(args, dict) and not hasattr(args, "items"):
             raise ValueError(f"CompositeCheckpointHandler takes args.Composite, not {type(args)}")
-        pairs = {
+        return {
             name: (self.handler_for_save(name, given), given)
             for name, given in args.items()
             if given is not None
         }
-        return _bridge.items_of(pairs, together)
 
     def restore_from(self, checkpoint: Any, args: Any = None) -> CompositeResults:
         """The items that args name, or all, from an open checkpoint.
@@ -181,7 +178,9 @@ class CompositeCheckpointHandler(base.AsyncCheckpointHandler):
 
     def save(self, directory: Any, args: Any = None) -> None:
         """Writes a standalone checkpoint to `directory`, which may be there but for our own."""
-        prepared = self.prepare(args)
+        from .. import _bridge
+
+        prepared = _bridge.items_of(self.pairs_of(args))
         place = base.place_in(Path(directory), type(self).__name__)
         try:
             mp.save(

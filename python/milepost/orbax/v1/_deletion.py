@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import milepost as mp
+from milepost._together import declining
 from milepost.orbax.v1 import _items, _resave
 from milepost.orbax.v1._context import Context, get_context
 from milepost.orbax.v1._operation import AsyncResponse, Response, in_background
@@ -82,6 +83,7 @@ def start(
     missing_ok: bool,
     context: Context,
     commit: Callable[..., Any] | None = None,
+    meeting: mp.Together | None = None,
 ) -> Response[bool]:
     """Starts a deletion; a whole checkpoint is out of sight when this returns.
 
@@ -90,14 +92,29 @@ def start(
       name: Of the item; None: all of it.
       commit: Commits what is left in the checkpoint's place, with the keywords of `milepost.save`.
         None: as a checkpoint that stands alone.
+      meeting: The processes that all commit what is left.
     """
-    meeting = None if commit is not None else together(location, context)
-    if isinstance(meeting, mp.Together) and meeting.index > 0:
-        return in_background(f"delete {location}", lambda: True)  # the primary process deletes
     if commit is None:
         commit = functools.partial(
             mp.save, location, overwrite=True, progress=False, together=False
         )
+        others = together(location, context) or None
+        if others is not None:
+            begin = functools.partial(_begin, location, name, missing_ok, context, commit)
+            # The first process deletes, and all wait until it has.
+            deleted = others.first(lambda: begin().result(), after_all=True)
+            return in_background(f"delete {location}", lambda: bool(deleted))
+    return _begin(location, name, missing_ok, context, commit, meeting)
+
+
+def _begin(
+    location: str,
+    name: str | None,
+    missing_ok: bool,
+    context: Context,
+    commit: Callable[..., Any],
+    meeting: mp.Together | None = None,
+) -> Response[bool]:
     if not is_local(location):
         raise mp.Unsupported(
             "checkpoints that stand alone are deleted on a local disk only",
@@ -126,7 +143,7 @@ def start(
         raise ValueError(
             "Cannot delete the final checkpointable; delete the whole checkpoint instead."
         )
-    return in_background(what, lambda: _without(checkpoint, name, commit))
+    return in_background(what, lambda: _without(checkpoint, name, commit, meeting))
 
 
 def _check_root(location: str, kind: str, context: Context) -> None:
@@ -165,13 +182,16 @@ def _free(moved: str | None) -> bool:
     return True
 
 
-def _without(checkpoint: Any, name: str, commit: Callable[..., Any]) -> bool:
+def _without(
+    checkpoint: Any, name: str, commit: Callable[..., Any], meeting: mp.Together | None
+) -> bool:
     """Commits a copy of the checkpoint without an item in its place."""
     with tempfile.TemporaryDirectory(prefix="milepost-delete-") as scratch:
         kept = [one for one in checkpoint.items if one != name]
         items = {}
-        for number, one in enumerate(kept):
-            items[one] = _resave.item_of(checkpoint, one, os.path.join(scratch, str(number)))
+        with declining(meeting):
+            for number, one in enumerate(kept):
+                items[one] = _resave.item_of(checkpoint, one, os.path.join(scratch, str(number)))
         metadata = {one: checkpoint.items[one].metadata for one in kept}
         commit(
             items=items,

@@ -26,6 +26,7 @@ import milepost as mp
 from milepost import _structure
 from milepost.orbax import _leaf_types
 from milepost.orbax._leaf_requests import is_jax_array, is_prng_key
+from milepost.orbax._shared_items import share_items
 from milepost.orbax.v1._context import Context
 from milepost.orbax.v1._flat_tree import FlatTree, flat
 from milepost.orbax.v1._operation import Loop
@@ -201,6 +202,15 @@ class Batch:
             path = os.path.join(self._scratch, name)
             self.prepared[name] = Prepared(mp.Files(path, handler=typestr(type(handler))))
         self._waiting = []
+
+    def share(self, together: mp.Together) -> None:
+        """Makes the items those that this process saves together with others; after `finish`."""
+        given = self.arguments()
+        items, metadata = given["items"], given["item_metadata"]
+        share_items(together, items, metadata)
+        self.prepared = {
+            name: Prepared(item, metadata.get(name, {})) for name, item in items.items()
+        }
 
     def cancel(self) -> None:
         """Cancels the handlers that are still writing: `finish` raises."""

@@ -22,6 +22,8 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 
+from milepost._errors import Cancelled
+
 T = TypeVar("T")
 # How long Ctrl-C waits for a cancelled operation to sweep its files.
 CANCEL_SECONDS_MAX = 30.0
@@ -58,6 +60,8 @@ class Cancellation:
         self._steps: list[Callable[[], Any]] = []
         self.is_asked = False
         self.future: concurrent.futures.Future[Any] | None = None
+        self.committed = threading.Event()
+        """Of a save: it is known whether it is committed."""
 
     def add(self, step: Callable[[], Any]) -> None:
         """Has `cancel` call a function; at once if it was called already."""
@@ -120,6 +124,10 @@ class Response(Generic[T]):
         error = self._future.exception(timeout)
         self._told = True
         return error
+
+    def was_cancelled(self) -> bool:
+        """Returns whether it has ended by a cancellation; nobody is told by that."""
+        return self.done() and isinstance(self._future.exception(), Cancelled)
 
     def wait_until_done(self) -> None:
         """Waits; an error is left for whoever asks."""

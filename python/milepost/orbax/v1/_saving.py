@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import milepost as mp
 from milepost._save import may_hold
+from milepost._together import declining
 from milepost.orbax import multihost
 from milepost.orbax.v1 import _budget, _items
 from milepost.orbax.v1._context import Context, get_context
@@ -124,9 +125,13 @@ def _start(
 ) -> Response[None]:
     """Starts a save; one that the caller waits for has a `stop` and goes before others."""
     _items.check_names(checkpointables, "checkpointables")
-    location = locate(path)
-    if not overwrite and is_local(location) and os.path.lexists(location):
-        raise _exists(location)
+    location, context = locate(path), get_context()
+    check_context(context, saving=True)
+    meeting = together(location, context) or None
+    with declining(meeting):
+        if not overwrite and is_local(location) and os.path.lexists(location):
+            raise _exists(location)
+        metadata = check_metadata(custom_metadata)
 
     priority = "background" if stop is None else "foreground"
 
@@ -134,17 +139,18 @@ def _start(
         if stop is not None:  # the caller waits until all is written
             held = may_hold(keywords.get("compression"))
             keywords["handover"] = keywords.get("handover", False) or held
-        keywords["together"] = together(location, get_context())
+        keywords["together"] = meeting or False
         return mp.save_async(location, overwrite=overwrite, priority=priority, **keywords)
 
     return start(
         f"save to {location}",
         checkpointables,
         submit,
-        get_context(),
+        context,
         location=location,
         cancellation=stop,
-        metadata=check_metadata(custom_metadata),
+        meeting=meeting,
+        metadata=metadata,
     )
 
 
@@ -216,6 +222,7 @@ def start(
     *,
     location: str,
     cancellation: Cancellation | None = None,
+    meeting: mp.Together | None = None,
     **record: Any,
 ) -> Response[Any]:
     """Starts a save: what of it is the caller's time is done when this returns.
@@ -225,6 +232,8 @@ def start(
       submit: Begins the native save; gets the items, their metadata and the storage keywords.
       location: Of the checkpoint, for permissions of its directories.
       cancellation: How the save is stopped; None: one of its own.
+      meeting: The processes that save it together. Handlers are then waited for here: what is saved
+        next must not come between.
       record: More keywords for `submit`, such as `metadata` and `metrics`.
 
     Returns a response whose result is None.
@@ -233,15 +242,21 @@ def start(
     begun = time.monotonic()
     if cancellation is None:
         cancellation = Cancellation()
-    batch = _items.Batch(checkpointables, context)
-    cancellation.add(batch.cancel)
-    regulator = _budget.regulated(context)
+    with declining(meeting):
+        batch = _items.Batch(checkpointables, context)
+        cancellation.add(batch.cancel)
+        regulator = _budget.regulated(context)
     try:
-        keywords = {**save_keywords(context), **record}
-        engine = _budget.for_save(context)
-        if engine is not None:
-            keywords["engine"] = engine
-        captured = _Captured(batch, context)
+        with declining(meeting):
+            keywords = {**save_keywords(context), **record}
+            engine = _budget.for_save(context)
+            if engine is not None:
+                keywords["engine"] = engine
+            captured = _Captured(batch, context)
+            if meeting is not None:
+                batch.finish(_left(context, begun))
+        if meeting is not None:
+            batch.share(meeting)
         handle = None
         if not batch.is_waiting:
             handle = submit(**batch.arguments(), **keywords)
@@ -264,6 +279,7 @@ def start(
                 cancellation.add(running.cancel)
                 captured.report_transfers()
             _wait(running, _left(context, begun), what)
+            cancellation.committed.set()
             _set_permissions(location, context)
             captured.report_writes()
             callback = context.asynchronous.post_finalization_callback
@@ -274,6 +290,7 @@ def start(
         except BaseException as error:
             raise_translated(error, location)
         finally:
+            cancellation.committed.set()
             batch.close()
             regulator.close()
 
@@ -309,6 +326,8 @@ def _wait(handle: Any, timeout: float | None, what: str) -> None:
 def _set_permissions(location: str, context: Context) -> None:
     mode = context.file.path_permission_mode
     if mode is None or not is_local(location):
+        return
+    if not multihost.is_committer(context.multiprocessing.primary_host):
         return
     for directory, _, _ in os.walk(location):
         os.chmod(directory, mode)

@@ -125,6 +125,7 @@ def _save_part(
         item_metadata={_items.STATE: prepared.metadata},
         metadata=metadata,
         progress=False,
+        together=False,
         **keywords,
     )
 
@@ -168,6 +169,7 @@ def finalize(path: PathLike) -> None:
         item_metadata={_items.STATE: _described(described, order)},
         metadata=metadata,
         progress=False,
+        together=False,
         **_saving.save_keywords(get_context()),
     )
     shutil.rmtree(location + SUFFIX)

@@ -81,6 +81,7 @@ struct Process {
     /// Those of its tasks that are ready while it is stopped.
     stopped: Option<Vec<u64>>,
     polls: u64,
+    decisions: u64,
     /// Whether any of its trouble has come.
     struck: bool,
     trouble: Trouble,
@@ -310,9 +311,19 @@ impl Core {
         !self.is_dead(process)
     }
 
-    /// A process is about to commit, has, or is to hear of it; tells whether it lives on.
-    pub(super) fn point(self: &Arc<Self>, process: u32, phase: Phase) -> bool {
-        self.comes(process, |trigger, _| *trigger == Trigger::Commit(phase))
+    /// A process is about to take, commit or end an attempt, has, or is to hear of it; tells whether it lives on.
+    ///
+    /// Where there is but `one` such operation, it is the n-th, too.
+    pub(super) fn point(self: &Arc<Self>, process: u32, phase: Phase, one: bool) -> bool {
+        let nth = {
+            let mut state = self.state();
+            let process = state.processes.get_mut(&process).unwrap();
+            process.decisions += u64::from(phase == Phase::Before);
+            process.decisions
+        };
+        self.comes(process, |trigger, _| {
+            matches!(trigger, Trigger::Decision(n, at) if *at == phase && (one || *n == nth))
+        })
     }
 
     fn poll(self: &Arc<Self>, task: u64) {

@@ -29,7 +29,9 @@ use std::{
 };
 
 /// How long participants wait for each other: less, or more, than it takes until a mark has expired.
-const DEADLINES: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(150)];
+pub(super) const DEADLINES: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(150)];
+/// The longest delay, in microseconds, of requests of a store so slow that a save takes longer than a mark lasts.
+const SLUGGISH: u64 = 2_500_000;
 
 /// Who holds what of the arrays: a mesh of cells, each held by as many replicas.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +102,11 @@ pub(super) struct Spec {
     pub(super) durability: Durability,
     /// Whether everybody knows from the start what all hold.
     pub(super) given: bool,
+    pub(super) deadline: Duration,
+    /// Whether each has a host of its own: who stops there is taken for dead.
+    pub(super) apart: bool,
+    /// Whether a save takes longer than it takes until a mark has expired.
+    pub(super) sluggish: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +132,6 @@ pub(super) struct Job {
     engine: Arc<Engine>,
     run: Place,
     pub(super) spec: Spec,
-    pub(super) deadline: Duration,
     means: Means,
     session: String,
     launcher: Arc<Launcher>,
@@ -152,7 +158,6 @@ impl Job {
             1 if few => Means::Lobby,
             _ => Means::Launcher,
         };
-        let deadline = DEADLINES[usize::from(core.chance(200))];
         let session = format!("job-{}-{}", spec.generation, core.below(1 << 40));
         let (core, engine, run) = (Arc::clone(core), Arc::clone(engine), run.clone());
         let (ends, started) = (Mutex::default(), Mutex::default());
@@ -162,7 +167,6 @@ impl Job {
             engine,
             run,
             spec,
-            deadline,
             means,
             session,
             launcher,
@@ -176,9 +180,12 @@ impl Job {
     /// Starts all participants; `draw` draws the trouble of each, by its index.
     pub(super) fn start(self: &Arc<Self>, draw: impl Fn(&Core, usize) -> Trouble) {
         let count = self.spec.mesh.count();
-        let hosts = 1 + self.core.below(count as u64);
+        let hosts = if self.spec.apart { count as u64 } else { 1 + self.core.below(count as u64) };
         for index in 0..count {
-            let trouble = draw(&self.core, index);
+            let mut trouble = draw(&self.core, index);
+            if self.spec.sluggish {
+                trouble.weather.delay = SLUGGISH;
+            }
             let twin = trouble.twin;
             let host = 1 + index as u64 % hosts;
             self.start_one(index, host, trouble);
@@ -221,7 +228,7 @@ impl Job {
                 Arc::new(StoreRendezvous::with_session(engine, run, &self.session, member).await?)
             }
             Means::Lobby => {
-                Arc::new(StoreRendezvous::join(engine, run, member, self.deadline).await?)
+                Arc::new(StoreRendezvous::join(engine, run, member, self.spec.deadline).await?)
             }
         };
         self.writer(index, &rendezvous).save().await
@@ -260,7 +267,7 @@ impl Job {
         }
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let generation = spec.generation as f64;
-        writer.metric("generation", generation).options(options).deadline(self.deadline)
+        writer.metric("generation", generation).options(options).deadline(self.spec.deadline)
     }
 
     /// Tells whether everybody has ended; those who are stopped count as ended where `lurk` says so.

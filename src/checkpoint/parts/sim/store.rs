@@ -35,7 +35,7 @@ impl SimulatedStore {
             ..inner.capabilities().clone()
         };
         let (commits, recent) = (Mutex::default(), Mutex::default());
-        let wire = Wire { core: Arc::clone(core), inner, commits, recent };
+        let wire = Wire { core: Arc::clone(core), inner, renames, commits, recent };
         Arc::new(Self { url, capabilities, wire: Arc::new(wire) })
     }
 
@@ -59,7 +59,7 @@ impl SimulatedStore {
             if wire.core.weather(process).delay == 0 {
                 return effect(&wire.inner);
             }
-            if call.is_decisive() && !wire.core.point(process, Phase::Before) {
+            if call.is_decisive() && !wire.core.point(process, Phase::Before, !wire.renames) {
                 return futures::future::pending().await;
             }
             let (tell, told) = oneshot::channel();

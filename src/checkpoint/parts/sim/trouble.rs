@@ -8,8 +8,8 @@ use std::time::Duration;
 pub(super) enum Trigger {
     /// At the n-th poll of any task of the process.
     Poll(u64),
-    /// At the operation that commits.
-    Commit(Phase),
+    /// At the n-th operation that takes, commits or ends an attempt: with renames, whoever finalises does up to three.
+    Decision(u64, Phase),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +102,8 @@ impl Trouble {
     /// One finaliser stops where it commits until it is taken for dead, and wakes up when its successor is at the same.
     pub(super) fn duel(core: &Core, index: usize) -> Self {
         let mut trouble = Self::calm(core);
-        let (before, after) = (Trigger::Commit(Phase::Before), Trigger::Commit(Phase::Done));
+        trouble.weather.duplicate = if core.chance(300) { 200 } else { 0 };
+        let (before, after) = (decision(core, Phase::Before), decision(core, Phase::Done));
         let long = || Act::Pause(core.micros(55_000_000, 300_000_000));
         let act = match (index, core.below(3)) {
             (0, _) => (before, long()),
@@ -113,6 +114,23 @@ impl Trouble {
         trouble.acts.push(act);
         trouble
     }
+
+    /// The first `heirs` die one after the other where they make the step visible; the others have no trouble.
+    pub(super) fn succession(core: &Core, (index, heirs): (usize, usize)) -> Self {
+        let mut trouble = Self::calm(core);
+        if index < heirs {
+            trouble.acts.push((decision(core, phase(core)), Act::Crash));
+        }
+        trouble
+    }
+}
+
+fn phase(core: &Core) -> Phase {
+    [Phase::Before, Phase::Done, Phase::Answered][index(core, 3)]
+}
+
+fn decision(core: &Core, phase: Phase) -> Trigger {
+    Trigger::Decision(1 + core.below(3), phase)
 }
 
 fn index(core: &Core, count: u64) -> usize {
@@ -120,9 +138,8 @@ fn index(core: &Core, count: u64) -> usize {
 }
 
 fn trigger(core: &Core) -> Trigger {
-    let phases = [Phase::Before, Phase::Done, Phase::Answered];
     match core.below(4) {
-        0 => Trigger::Commit(phases[index(core, 3)]),
+        0 => decision(core, phase(core)),
         1 => Trigger::Poll(1 + core.below(300)),
         _ => Trigger::Poll(1 + core.below(120)),
     }

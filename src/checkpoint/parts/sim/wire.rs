@@ -28,6 +28,9 @@ use std::{
 /// So long a listing may be out of date: attribute caches of network file systems.
 const STALE_MAX: Duration = Duration::from_secs(3);
 const RECENT_MAX: usize = 64;
+/// The latest that a request comes again to an object store, in microseconds: after its sender was taken for dead. A file
+/// system repeats no write so late in a directory that is gone.
+const DUPLICATE_MAX: u64 = 300_000_000;
 
 /// A step that became visible.
 #[derive(Clone, Debug)]
@@ -43,6 +46,8 @@ pub(super) struct Commit {
 pub(super) struct Wire {
     pub(super) core: Arc<Core>,
     pub(super) inner: Arc<MemoryStore>,
+    /// Whether an attempt is committed by renames.
+    pub(super) renames: bool,
     pub(super) commits: Mutex<Vec<Commit>>,
     /// What came and went lately below the parts.
     pub(super) recent: Mutex<VecDeque<(Duration, String, Option<ObjectMeta>)>>,
@@ -155,20 +160,22 @@ impl Wire {
         }
         let result = answer.as_ref().map_or_else(|e| format!("{:?}", e.kind()), |_| "ok".into());
         core.trace(process, &[&format!("{:?}", call.verb), &call.key, &call.target, &result]);
-        if call.is_decisive() && !core.point(process, Phase::Done) {
+        if call.is_decisive() && !core.point(process, Phase::Done, !self.renames) {
             return;
         }
         if twice {
             let (shared, call, effect) = (Arc::clone(self), call.clone(), Arc::clone(&effect));
             core.strike(process, "duplicates");
-            core.after(core.micros(1, 20_000_000), move || {
+            let is_late = core.chance(200) && !self.renames;
+            let latest = if is_late { DUPLICATE_MAX } else { 20_000_000 };
+            core.after(core.micros(1, latest), move || {
                 shared.core.trace(process, &["again:", &format!("{:?}", call.verb), &call.key]);
                 drop(shared.perform(process, &call, &effect));
             });
         }
         let shared = Arc::clone(self);
         core.after(back, move || {
-            if call.is_decisive() && !shared.core.point(process, Phase::Answered) {
+            if call.is_decisive() && !shared.core.point(process, Phase::Answered, !shared.renames) {
                 return;
             }
             let is_out = !shared.core.is_dead(process) && shared.is_out(process);

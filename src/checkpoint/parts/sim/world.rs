@@ -2,7 +2,7 @@
 
 use super::{
     executor::{Core, NOBODY},
-    job::{Job, Mesh, Spec},
+    job::{DEADLINES, Job, Mesh, Spec},
     machine::Simulated,
     store::SimulatedStore,
     trouble::Trouble,
@@ -27,6 +27,8 @@ use std::{
 
 /// The step that is there before all trouble.
 const OLD: u64 = 1;
+/// The step that most saves are of.
+const OFTEN: u64 = 5;
 /// Deadlines: five meetings, each with what the hub adds, and a watch of one more.
 const UNTROUBLED_MAX: u32 = 8;
 /// With stops and requests that hang.
@@ -36,6 +38,8 @@ const EXPIRY: Duration = Duration::from_secs(61);
 const HOURS: Duration = Duration::from_hours(2);
 /// No step of a seed has so many attempts in a row that were revoked.
 const REVISIONS: u32 = 12;
+/// Who sweeps does it on a host of its own, or on the first one.
+const SWEEPERS: u64 = 900;
 
 /// What a seed came to.
 #[derive(Debug)]
@@ -53,6 +57,8 @@ struct World {
     jobs: Vec<Arc<Job>>,
     meshes: BTreeMap<u64, Mesh>,
     counts: BTreeMap<&'static str, u64>,
+    /// How many sweep just now.
+    sweepers: Arc<AtomicU64>,
 }
 
 /// Takes a simulation off its thread, however it ends.
@@ -80,7 +86,8 @@ pub(super) fn simulate(seed: u64, shown: Option<&mut Vec<String>>) -> Outcome {
         let engine = Engine::builder().budget_bytes(64 << 20).with_clock(clock).build().unwrap();
         let run = Place::new(Arc::clone(&store) as Arc<dyn Store>, "run");
         let (jobs, meshes, counts) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        World { core: Arc::clone(&core), engine, store, run, jobs, meshes, counts }.play()
+        let (core, sweepers) = (Arc::clone(&core), Arc::default());
+        World { core, engine, store, run, jobs, meshes, counts, sweepers }.play()
     };
     let Some(tail) = shown else { return play() };
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(play));
@@ -95,8 +102,16 @@ impl World {
         let rounds = 1 + self.core.below(3);
         let mut generation = 2;
         for round in 0..rounds {
-            let step = if self.core.chance(700) { 5 } else { 6 + round };
-            self.save_in_trouble(step, generation);
+            let step = if self.core.chance(700) { OFTEN } else { OFTEN + 1 + round };
+            // A sweep may end what nobody has taken over for a minute.
+            if self.core.chance(100) && self.sweepers.load(Ordering::Relaxed) == 0 {
+                self.save_in_succession(generation);
+            } else {
+                if self.core.chance(300) {
+                    self.start_sweeper();
+                }
+                self.save_in_trouble(step, generation);
+            }
             generation += 1;
             if self.core.chance(600) {
                 self.save_calmly(step, generation);
@@ -104,7 +119,7 @@ impl World {
             }
         }
         self.end_all();
-        self.save_calmly(5, generation);
+        self.save_calmly(OFTEN, generation);
         self.check_errors();
         assert_eq!(self.objects("run/1"), old, "an older step was touched");
         self.check_swept();
@@ -133,22 +148,85 @@ impl World {
         self.jobs.iter().find_map(started).unwrap_or(0)
     }
 
-    fn job(&mut self, step: u64, generation: u64) -> Arc<Job> {
+    fn spec(&self, step: u64, generation: u64) -> Spec {
         let core = &self.core;
         let durability =
             [Durability::Durable, Durability::Published][usize::from(core.chance(300))];
         let (mesh, given) = (Mesh::draw(core), core.chance(300));
-        let spec = Spec { mesh, generation, step, durability, given };
-        self.meshes.insert(generation, mesh);
-        let job = Job::new(&self.engine, core, &self.run, spec);
+        let deadline = DEADLINES[usize::from(core.chance(200))];
+        let (apart, sluggish) = (false, false);
+        Spec { mesh, generation, step, durability, given, deadline, apart, sluggish }
+    }
+
+    fn job(&mut self, spec: Spec) -> Arc<Job> {
+        self.meshes.insert(spec.generation, spec.mesh);
+        let job = Job::new(&self.engine, &self.core, &self.run, spec);
         self.jobs.push(Arc::clone(&job));
         job
     }
 
+    /// Saves without any trouble, or on a store so slow that only renewed marks last so long.
+    fn calm_job(&mut self, step: u64, generation: u64) -> Arc<Job> {
+        let mut spec = self.spec(step, generation);
+        if self.core.chance(50) {
+            (spec.sluggish, spec.deadline) = (true, DEADLINES[1]);
+        }
+        let job = self.job(spec);
+        job.start(|core, _| Trouble::calm(core));
+        job
+    }
+
+    /// Starts somebody who frees what is dead while others save: what lives must not notice.
+    fn start_sweeper(&mut self) {
+        let core = Arc::clone(&self.core);
+        let host = [1, SWEEPERS][usize::from(core.chance(700))];
+        let process = core.process(host, Trouble::calm(&core));
+        let (engine, run) = (Arc::clone(&self.engine), self.run.clone());
+        let sweepers = Arc::clone(&self.sweepers);
+        sweepers.fetch_add(1, Ordering::Relaxed);
+        let sweeps = async move {
+            for _ in 0..=core.below(3) {
+                core.sleep_for(core.micros(0, 60_000_000)).await;
+                let dead = leftovers(&engine, &run).await.unwrap();
+                let report = sweep(&engine, &run, &dead).await.unwrap();
+                assert!(report.failed.is_empty(), "{:?}", report.failed);
+            }
+            sweepers.fetch_sub(1, Ordering::Relaxed);
+        };
+        self.core.spawn_in(process, sweeps.boxed_local());
+        self.count("sweepers", 1);
+    }
+
+    /// Whoever is to commit dies, then its heir: one who lives on commits what all have written.
+    fn save_in_succession(&mut self, generation: u64) {
+        // Without renames, who comes to an old step may first end what lies there, before all have written.
+        let is_old = self.run.store().capabilities().rename && self.core.chance(500);
+        let step = if is_old { OFTEN } else { 100 + generation };
+        let mut spec = self.spec(step, generation);
+        spec.deadline = DEADLINES[1];
+        let count = spec.mesh.count();
+        let heirs = 1 + usize::from(count > 2 && self.core.chance(500));
+        let job = self.job(spec);
+        job.start(|core, index| Trouble::succession(core, (index, heirs)));
+        self.finish(&job, false);
+        for end in job.ends.lock().unwrap().iter() {
+            let struck = self.core.is_struck(end.process);
+            assert!(struck || end.saved.is_ok(), "nobody took over: {end:?}");
+        }
+        job.exit();
+        self.look(step);
+        self.count("successions", 1);
+    }
+
     fn save_in_trouble(&mut self, step: u64, generation: u64) {
-        let job = self.job(step, generation);
+        let mut spec = self.spec(step, generation);
+        let is_duel = self.core.chance(80);
+        if is_duel {
+            (spec.deadline, spec.apart) = (DEADLINES[1], true);
+        }
+        let job = self.job(spec);
         let lurk = self.core.chance(500);
-        if self.core.chance(60) {
+        if is_duel {
             job.start(Trouble::duel);
         } else {
             job.start(|core, _| Trouble::draw(core));
@@ -164,11 +242,15 @@ impl World {
         let over = self.core.run(TROUBLED_MAX, || job.is_over(lurk));
         assert!(over, "participants do not end: {:?} of {:?}", job.ends.lock(), job.started.lock());
         let commits = self.store.commits();
+        let mut writers = BTreeSet::new();
+        let twice = commits.iter().find(|commit| !writers.insert(&commit.writer));
+        assert!(twice.is_none(), "what was committed and replaced is back: {twice:?}");
         for end in job.ends.lock().unwrap().iter() {
             let struck = self.core.is_struck(end.process);
             assert!(
                 struck
-                    || end.at.saturating_sub(end.began) <= job.deadline * UNTROUBLED_MAX + EXPIRY,
+                    || end.at.saturating_sub(end.began)
+                        <= job.spec.deadline * UNTROUBLED_MAX + EXPIRY,
                 "participant {} without trouble of its own took too long: {:?}",
                 end.index,
                 end.at.saturating_sub(end.began)
@@ -187,8 +269,7 @@ impl World {
 
     /// A save of fresh processes: it succeeds, unless somebody lurks, or nobody could end what was begun before.
     fn save_calmly(&mut self, step: u64, generation: u64) {
-        let job = self.job(step, generation);
-        job.start(|core, _| Trouble::calm(core));
+        let job = self.calm_job(step, generation);
         self.finish(&job, false);
         let errors: Vec<Error> =
             job.ends.lock().unwrap().iter().filter_map(|e| e.saved.clone().err()).collect();
@@ -211,8 +292,7 @@ impl World {
     }
 
     fn save_again(&mut self, step: u64, generation: u64) {
-        let job = self.job(step, generation);
-        job.start(|core, _| Trouble::calm(core));
+        let job = self.calm_job(step, generation);
         self.finish(&job, false);
         for end in job.ends.lock().unwrap().iter() {
             assert!(end.saved.is_ok(), "a save after an expiry failed: {:?}", end.saved);
@@ -243,6 +323,8 @@ impl World {
             self.finish(&job, false);
             job.exit();
         }
+        let sweepers = Arc::clone(&self.sweepers);
+        assert!(self.core.run(HOURS, || sweepers.load(Ordering::Relaxed) == 0), "a sweep hangs");
         self.advance(EXPIRY);
         let steps: BTreeSet<u64> = self.store.commits().iter().map(|commit| commit.step).collect();
         for step in steps {

@@ -6,25 +6,24 @@ never written to.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import milepost as mp
 from milepost.orbax import _metrics
 from milepost.orbax._manager_foreign import ForeignSteps
+from milepost.orbax._manager_setup import create_run
 from milepost.orbax._native_run import NativeRun
 from milepost.orbax.checkpoint_managers import preservation_policy as preservation
-from milepost.orbax.checkpoint_managers import save_decision_policy
 from milepost.orbax.path import step as v0_step
 from milepost.orbax.v1 import _budget
 from milepost.orbax.v1._context import Context
 from milepost.orbax.v1._milepost_source import MilepostSource
 from milepost.orbax.v1._saving import together
 from milepost.orbax.v1._source import Source, open_source
-from milepost.orbax.v1.path import PathLike, is_local, locate, path_of
+from milepost.orbax.v1.path import PathLike, locate, path_of
 from milepost.orbax.v1.path import step as step_names
-from milepost.orbax.v1.training.errors import StepNotFoundError
+from milepost.orbax.v1.training.errors import StepAlreadyExistsError, StepNotFoundError
 from milepost.orbax.v1.training.metadata import CheckpointMetadata
 
 _NS_OF_MS = 1_000_000
@@ -84,10 +83,7 @@ class Steps:
             write, read = v0_step.native_formats(step_names.to_v0(names))
             formats = [write, *read]
             manager_options.update(step_prefix=write.prefix, step_width=write.width)
-        if is_local(self.location) and not os.path.isdir(self.location):
-            os.makedirs(self.location, exist_ok=True)
-            if context.file.path_permission_mode is not None:
-                os.chmod(self.location, context.file.path_permission_mode)
+        create_run(self.location, context.file.path_permission_mode)
         # Foreign steps do not stop saves: the training goes on beside them.
         self.manager = NativeRun(
             self.location,
@@ -126,14 +122,6 @@ class Steps:
         if not found and self._foreign.may_be_any():
             found = [self._of_foreign(step) for step in self._foreign.steps()]
         return sorted(found, key=lambda one: one.step)
-
-    def agreed(self, policy: Any, decides: Callable[[], bool]) -> bool:
-        """Returns what a policy decides; what a clock or a function decides, one process decides
-        for all."""
-        together = self.manager.together
-        if together is None or save_decision_policy.is_by_steps(policy):
-            return decides()
-        return together.decide(decides)
 
     def reload(self) -> None:
         """Has the run listed again."""
@@ -197,6 +185,14 @@ class Steps:
             f"No checkpoint found at step {number}.",
             context={"run": self.location, "step": str(number)},
             hint=f"steps that are there: {named}",
+        )
+
+    def already_exists(self, step: int) -> StepAlreadyExistsError:
+        """Returns the error of a step that is there and not to be replaced."""
+        return StepAlreadyExistsError(
+            f"Step {step} already exists.",
+            context={"run": self.location, "step": str(step)},
+            hint="pass overwrite=True to replace it",
         )
 
     def open(

@@ -14,13 +14,14 @@ save is in flight at a time. A failure that nobody has asked a response for is r
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import time
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import milepost as mp
+from milepost._together import declining
 from milepost.orbax import _metrics
 from milepost.orbax.v1 import _items, _loading, _saving
 from milepost.orbax.v1._context import Context, get_context
@@ -31,20 +32,12 @@ from milepost.orbax.v1._operation import AsyncResponse, Cancellation, Response, 
 from milepost.orbax.v1._source import tree_name
 from milepost.orbax.v1._tree_load import check_abstract
 from milepost.orbax.v1.path import PathLike
-from milepost.orbax.v1.training import _preemption, preservation_policies
+from milepost.orbax.v1.training import preservation_policies
 from milepost.orbax.v1.training import save_decision_policies as decisions
+from milepost.orbax.v1.training._due import Due, Flying
 from milepost.orbax.v1.training._log import Log
 from milepost.orbax.v1.training._steps import Steps, number_of
-from milepost.orbax.v1.training.errors import StepAlreadyExistsError, StepNotFoundError
 from milepost.orbax.v1.training.metadata import CheckpointMetadata, RootMetadata, of_step
-
-
-@dataclasses.dataclass
-class _Flying:
-    """The save that was started last."""
-
-    metadata: CheckpointMetadata[None]
-    response: Response[Any]
 
 
 @typing.final
@@ -98,7 +91,7 @@ class Checkpointer:
                 decisions.PreemptionCheckpointingPolicy(),
             ]
         )
-        self._flying: _Flying | None = None
+        self._flying: Flying | None = None
         self._deleting: Response[bool] | None = None
         self._policy_errors: list[Exception] = []
         self._steps = Steps(
@@ -111,6 +104,7 @@ class Checkpointer:
             sweep_at_start=cleanup_tmp_directories,
             metadata=_saving.check_metadata(custom_metadata),
         )
+        self._due = Due(self._steps, self._decision, self._context, lambda: self._flying)
         self._log = Log(logger, self.directory)
 
     @property
@@ -128,38 +122,20 @@ class Checkpointer:
     def checkpoints(self) -> Sequence[CheckpointMetadata[None]]:
         """All committed steps, ascending; as last listed (`reload`) and changed by this object.
 
-        Where the run has none of Milepost's own, those that Orbax left there.
+        Where the run has none of Milepost's own, those that Orbax left there. In several processes
+        it waits for the save in flight, so that all list the same.
         """
+        if self._flying is not None and self._steps.manager.together is not None:
+            self._flying.wait_committed()
         return self._steps.listed()
 
     def should_save(self, step: int | CheckpointMetadata[Any]) -> bool:
-        """Returns whether `save` would save this step without `force`."""
-        return self._decides(number_of(step), replaces=False)
-
-    def _decides(self, step: int, *, replaces: bool) -> bool:
-        """Asks the policy; a step that is not above the newest is only saved to replace one."""
-        before = [one for one in self.checkpoints if not (replaces and one.step == step)]
-        flying = self._flying
-        in_progress = flying is not None and not flying.response.done()
-        if in_progress and flying is not None:
-            before = [*before, flying.metadata]
-        if not replaces and before and max(one.step for one in before) >= step:
-            return False
-        now = CheckpointMetadata(
-            step, self._steps.path_of(step), metadata=None, commit_timestamp_nsecs=time.time_ns()
-        )
-        preempted = _preemption.is_signalled(self._steps.manager, step)
-        return bool(
-            self._decision.should_save(
-                now,
-                before,
-                context=decisions.DecisionContext(
-                    is_saving_in_progress=in_progress,
-                    reached_preemption=preempted,
-                    multiprocessing_options=self._context.multiprocessing,
-                ),
-            )
-        )
+        """Returns whether `save` would save this step without `force`. In several processes all
+        ask."""
+        number = number_of(step)
+        if self._steps.manager.together is not None:
+            self._wait_for_deletion()
+        return self._due.is_due(number)
 
     def save(
         self,
@@ -277,20 +253,19 @@ class Checkpointer:
         if not checkpointables:
             raise ValueError("`checkpointables` must be a dict that is not empty")
         _items.check_names(checkpointables, "checkpointables")
-        plain = _metrics.plain(metrics) if metrics else None
-        metadata = self._record_metadata(plain, custom_metadata)
-        exists = any(one.step == step for one in self.checkpoints) or self._is_flying(step)
-        if exists and not overwrite:
-            raise StepAlreadyExistsError(
-                f"Step {step} already exists.",
-                context={"run": self._steps.location, "step": str(step)},
-                hint="pass overwrite=True to replace it",
-            )
-        if not (force or self._steps.agreed(self._decision, lambda: self._decides(step, replaces=exists))):
+        together = self._steps.manager.together
+        verdict = self._due.verdict(step, force=force, overwrite=overwrite)
+        with declining(None if verdict == "not due" else together):
+            plain = _metrics.plain(metrics) if metrics else None
+            metadata = self._record_metadata(plain, custom_metadata)
+            if verdict == "exists":
+                raise self._steps.already_exists(step)
+        if verdict == "not due":
             self._raise_background_errors()
             return None
         self._wait_for_save()
-        self._raise_background_errors()
+        with declining(together, is_old=True):
+            self._raise_background_errors(is_saving=together is not None)
         waited = time.monotonic() - begun
         flat = _metrics.recorded(plain)[0] if plain is not None else None
 
@@ -310,9 +285,10 @@ class Checkpointer:
             get_context(self._context),
             location=str(self._steps.path_of(step)),
             cancellation=cancellation,
+            meeting=together,
         )
         self._log.entry("save", step, begun, wait_for_prev_duration_secs=waited)
-        self._flying = _Flying(
+        self._flying = Flying(
             CheckpointMetadata(
                 step,
                 self._steps.path_of(step),
@@ -331,10 +307,6 @@ class Checkpointer:
             if whole is not None:
                 metadata[_metrics.MEMBER] = {"metrics": whole}
         return metadata
-
-    def _is_flying(self, step: int) -> bool:
-        flying = self._flying
-        return flying is not None and not flying.response.done() and flying.metadata.step == step
 
     def cancel(self, step: int | CheckpointMetadata[Any] | None = None) -> None:
         """Cancels the save in flight and waits until it has ended.
@@ -505,7 +477,9 @@ class Checkpointer:
         self._wait_for_deletion()
         self._wait_for_save()
         what = f"delete step {number} of {self._steps.location}"
-        if not self._steps.has(number):
+        together = self._steps.manager.together
+        has = functools.partial(self._steps.has, number)
+        if not (has() if together is None else together.first(has)):
             if not missing_ok:
                 self._steps.existing(number)  # raises, and lists what is there
             return in_background(what, lambda: False)
@@ -515,7 +489,9 @@ class Checkpointer:
                 self._steps.manager.delete(number)
                 return True
 
-            self._deleting = in_background(what, work)
+            if together is not None:  # what is saved next must not come between
+                work()
+            self._deleting = in_background(what, work if together is None else lambda: True)
         else:
             path = str(self._steps.existing(number).path)
 
@@ -524,7 +500,7 @@ class Checkpointer:
                 manager.save(number, force=True, overwrite=True, **keywords).result()
 
             self._deleting = start_deletion(
-                path, checkpointable_name, missing_ok, get_context(self._context), commit
+                path, checkpointable_name, missing_ok, get_context(self._context), commit, together
             )
         return self._deleting
 
@@ -567,11 +543,13 @@ class Checkpointer:
         if self._flying is not None:
             self._flying.response.wait_until_done()
 
-    def _raise_background_errors(self) -> None:
-        """Raises, once, what went wrong in the background and nobody was told of."""
+    def _raise_background_errors(self, *, is_saving: bool = False) -> None:
+        """Raises, once, what went wrong in the background and nobody was told of; where several
+        processes save next, not what another one has cancelled and tells."""
         flying = self._flying
         if flying is not None and flying.response.done():
-            flying.response.check()
+            if not (is_saving and flying.response.was_cancelled()):
+                flying.response.check()
         if self._policy_errors:
             raise self._policy_errors.pop(0)
 
