@@ -27,11 +27,21 @@ import bench as peers_bench
 import state as states
 
 PEERS = ("ceiling", "milepost", "orbax", "orbax-uncompressed")
+RUST = "milepost-rust"
 
 
-def work(peer: str, operation: str, kind: str, folder: Path, size: str) -> dict[str, float]:
+def source(root: Path) -> Path:
+    """A checkpoint of the state, from which the engine without Python has it."""
+    return root / "source" / "state"
+
+
+def work(peer: str, operation: str, options, folder: Path) -> dict[str, float]:
     """One operation in a process of its own."""
-    command = [sys.executable, HERE / "operation.py", peer, operation, kind, folder, size]
+    command = [sys.executable, HERE / "operation.py", peer, operation, options.kind, folder, options.state]
+    if peer == RUST:
+        folder.mkdir(exist_ok=True)
+        state = [source(folder.parent)] if operation == "save" else []
+        command = [options.rust, operation, *state, folder / "state"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"{peer} {operation} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
@@ -41,14 +51,11 @@ def work(peer: str, operation: str, kind: str, folder: Path, size: str) -> dict[
 def measure(peer: str, options, folder: Path) -> dict[str, float]:
     """The operations of one repetition, in seconds."""
     if options.blocked:
-        found = work(peer, "blocked", options.kind, folder, options.state)
+        found = work(peer, "blocked", options, folder)
         return {"blocked": found["seconds"], "until saved": found["until_saved"]}
-    if peer == "milepost-rust":
-        rows = peers_bench.measure_milepost(options.milepost, folder, options.state)
-        return {"durable save": rows["save"]["seconds"], "cold restore": rows["cold"]["seconds"]}
-    saved = work(peer, "save", options.kind, folder, options.state)["seconds"]
+    saved = work(peer, "save", options, folder)["seconds"]
     peers_bench.make_cold(folder, False)
-    restored = work(peer, "restore", options.kind, folder, options.state)["seconds"]
+    restored = work(peer, "restore", options, folder)["seconds"]
     return {"durable save": saved, "cold restore": restored}
 
 
@@ -97,7 +104,7 @@ def arguments():
     parser.add_argument("--state", choices=states.SIZES, default="gpt2")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--dir", type=Path, default=Path("."), help="on the disk to measure")
-    parser.add_argument("--milepost", type=Path, help="the release binary, to have Rust beside Python")
+    parser.add_argument("--rust", type=Path, help="target/release/examples/operation, to have Rust beside Python")
     parser.add_argument("--json", type=Path, help="every single measurement, too")
     return parser.parse_args()
 
@@ -107,15 +114,17 @@ def main() -> None:
     if options.imports:
         return imports(max(options.repeat, 15))
     peers = [peer for peer in PEERS if not (options.blocked and peer == "ceiling")]
-    if options.milepost and not options.blocked:
-        peers.insert(1, "milepost-rust")
-    need = int(1.1 * states.state_bytes(options.state) * options.repeat * len(peers))
+    if options.rust and not options.blocked:
+        peers.insert(1, RUST)
+    need = int(1.1 * states.state_bytes(options.state) * (options.repeat * len(peers) + 1))
     free = shutil.disk_usage(options.dir).free
     if need > free:
         raise SystemExit(f"{need / 1e9:.0f} GB are needed below {options.dir}, {free / 1e9:.0f} GB are free")
     root = Path(tempfile.mkdtemp(prefix="bench-run-python-", dir=options.dir))
     results: dict[str, list[dict[str, float]]] = {peer: [] for peer in peers}
     try:
+        if RUST in peers:
+            work("milepost", "save", options, source(root).parent)
         for repetition in range(options.repeat):
             # Shuffled: nobody always comes after the same one.
             for peer in random.Random(repetition).sample(peers, len(peers)):
