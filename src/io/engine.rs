@@ -4,7 +4,7 @@ use super::{Budget, pool::BufferPool};
 use crate::{
     clock::{Clock, SystemClock},
     error::{Error, Result},
-    store::{Place, Remote, Stores},
+    store::{Disk, Place, Remote, Stores},
     tasks::Pool,
 };
 use std::sync::{Arc, OnceLock};
@@ -22,7 +22,8 @@ pub struct EngineOptions {
     pub budget_bytes: u64,
     /// Threads that encode, decode and checksum. Default: the available cores.
     pub codec_threads: usize,
-    /// Threads that wait for the local disk. Default: 4; more helps on arrays of disks.
+    /// Threads that wait for the local disk; its reads have twice as many of their own. Default: 4; more helps on
+    /// arrays of disks.
     pub disk_threads: usize,
 }
 
@@ -127,7 +128,7 @@ impl EngineBuilder {
         self.options.validate()?;
         let options = self.options;
         let cpu = Pool::new("milepost-codec", options.codec_threads)?;
-        let disk = Arc::new(Pool::new("milepost-disk", options.disk_threads)?);
+        let disk = Arc::new(Disk::new(options.disk_threads)?);
         // Enough parts to keep every thread busy and one more waiting behind each.
         let slots = 2 * (options.codec_threads + options.disk_threads) as u64;
         let pooled = usize::try_from(options.budget_bytes / 4).unwrap_or(usize::MAX);

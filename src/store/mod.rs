@@ -25,7 +25,7 @@ mod tests;
 mod url;
 
 pub use fault::{Action, Count, FaultStore, Operation, Verb};
-pub(crate) use local::LocalStore;
+pub(crate) use local::{Disk, LocalStore};
 pub use memory::MemoryStore;
 pub use object::ObjectStoreAdapter;
 pub use probe::{Finding, Outcome, probe};

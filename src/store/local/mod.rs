@@ -41,11 +41,34 @@ use std::{
 
 /// More directories than this are not watched for write-back errors at once: each holds a descriptor.
 const WITNESSES_MAX: usize = 64;
+/// Threads for reads, for one that writes.
+const READS: usize = 2;
+
+/// The threads that wait for local disks.
+///
+/// Reads have threads of their own, and more of them: they fault in fresh memory, and the device should not wait for
+/// that. As many writes at once would only queue in the device.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    reads: Pool,
+    others: Pool,
+}
+
+impl Disk {
+    /// Starts `threads` threads, and [`READS`] times as many for reads.
+    ///
+    /// # Errors
+    /// `Unavailable` where the system refuses another thread.
+    pub(crate) fn new(threads: usize) -> Result<Self> {
+        let reads = Pool::new("milepost-read", threads * READS)?;
+        Ok(Self { reads, others: Pool::new("milepost-disk", threads)? })
+    }
+}
 
 /// A directory of the local file system, and everything below it.
 pub(crate) struct LocalStore {
     root: Arc<Root>,
-    disk: Arc<Pool>,
+    disk: Arc<Disk>,
     capabilities: Capabilities,
 }
 
@@ -77,7 +100,7 @@ impl LocalStore {
     ///
     /// # Errors
     /// `Invalid` where `root` is not absolute.
-    pub(crate) fn new(root: PathBuf, disk: Arc<Pool>) -> Result<Arc<Self>> {
+    pub(crate) fn new(root: PathBuf, disk: Arc<Disk>) -> Result<Arc<Self>> {
         let url = root.display().to_string();
         if !root.is_absolute() {
             return Err(Error::invalid("a local store needs an absolute path").with("store", url));
@@ -90,7 +113,7 @@ impl LocalStore {
             positional_writes: true,
             writable: true,
             case_sensitive: cfg!(target_os = "linux"),
-            concurrency: disk.threads(),
+            concurrency: disk.reads.threads(),
             part_bytes: 8 << 20,
             coalesce_gap_bytes: 256 << 10,
             shard_bytes: 256 << 20,
@@ -99,9 +122,10 @@ impl LocalStore {
         Ok(Arc::new(Self { root, disk, capabilities }))
     }
 
-    /// Runs `job` with the path of a checked key on a disk thread.
-    fn run<T: Send + 'static>(
+    /// Runs `job` with the path of a checked key on a thread of a pool.
+    fn run_on<T: Send + 'static>(
         &self,
+        pool: &Pool,
         checked: Result<()>,
         key: &str,
         priority: Priority,
@@ -112,12 +136,21 @@ impl LocalStore {
             return futures::future::ready(Err(error)).boxed();
         }
         let (root, key) = (Arc::clone(&self.root), key.to_owned());
-        self.disk
-            .run(priority, move || {
-                job(&root, &root.path(&key), &key)
-                    .map_err(|error| error.with("object", &key).with("store", &root.url))
-            })
-            .boxed()
+        pool.run(priority, move || {
+            job(&root, &root.path(&key), &key)
+                .map_err(|error| error.with("object", &key).with("store", &root.url))
+        })
+        .boxed()
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        checked: Result<()>,
+        key: &str,
+        priority: Priority,
+        job: impl FnOnce(&Root, &Path, &str) -> Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T>> {
+        self.run_on(&self.disk.others, checked, key, priority, job)
     }
 
     fn object<T: Send + 'static>(
@@ -127,6 +160,17 @@ impl LocalStore {
         job: impl FnOnce(&Path, &str) -> Result<T> + Send + 'static,
     ) -> BoxFuture<'static, Result<T>> {
         self.run(key::check_key(key), key, priority, move |_, path, key| job(path, key))
+    }
+
+    /// Reads the bytes of an object.
+    fn reading<T: Send + 'static>(
+        &self,
+        key: &str,
+        priority: Priority,
+        job: impl FnOnce(&Path) -> Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T>> {
+        let checked = key::check_key(key);
+        self.run_on(&self.disk.reads, checked, key, priority, move |_, path, _| job(path))
     }
 
     fn prefix<T: Send + 'static>(
@@ -148,7 +192,7 @@ impl Store for LocalStore {
     }
 
     fn get(&self, key: &str, span: Span, priority: Priority) -> BoxFuture<'static, Result<Bytes>> {
-        self.object(key, priority, move |path, _| read::get(path, span))
+        self.reading(key, priority, move |path| read::get(path, span))
     }
 
     fn read(
@@ -158,7 +202,7 @@ impl Store for LocalStore {
         mut parts: Vec<Region>,
         priority: Priority,
     ) -> BoxFuture<'static, Result<Vec<Region>>> {
-        self.object(key, priority, move |path, _| {
+        self.reading(key, priority, move |path| {
             read::read(path, offset, &mut parts)?;
             Ok(parts)
         })
@@ -267,7 +311,7 @@ impl Store for LocalStore {
 struct LocalWriter {
     file: Arc<write::OpenFile>,
     root: Arc<Root>,
-    disk: Arc<Pool>,
+    disk: Arc<Disk>,
     key: Arc<str>,
     priority: Priority,
 }
@@ -286,6 +330,7 @@ impl LocalWriter {
         let (file, root, key) =
             (Arc::clone(&self.file), Arc::clone(&self.root), Arc::clone(&self.key));
         self.disk
+            .others
             .run(self.priority, move || {
                 job(&file).map_err(|error| error.with("object", &key).with("store", &root.url))
             })

@@ -1,5 +1,6 @@
 use super::*;
 use crate::error::ErrorKind;
+use crate::tasks::Pool;
 use std::{
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -11,14 +12,14 @@ const CONTENT: &str = "0123456789";
 struct Server {
     address: SocketAddr,
     serving: Option<BoxFuture<'static, Result<()>>>,
-    _pool: Arc<Pool>,
+    _pool: Pool,
 }
 
 impl Server {
     fn start(ranges: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let pool = disk();
+        let pool = Pool::new("test-server", 1).unwrap();
         let serving = pool.run(Priority::Foreground, move || {
             for stream in listener.incoming() {
                 let stream = stream.unwrap();

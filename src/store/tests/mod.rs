@@ -10,7 +10,6 @@ mod remote;
 mod spoiled;
 
 use super::*;
-use crate::tasks::Pool;
 use futures::executor::block_on;
 
 /// Bytes that repeat at no power of two, so that a shifted copy is seen.
@@ -18,8 +17,8 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| u8::try_from((i * 31 + i / 251) % 251).unwrap()).collect()
 }
 
-fn disk() -> Arc<Pool> {
-    Arc::new(Pool::new("test-disk", 4).unwrap())
+fn disk() -> Arc<Disk> {
+    Arc::new(Disk::new(4).unwrap())
 }
 
 /// A local store in a directory that goes with it; on the build's disk, not on a tmpfs.

@@ -14,11 +14,8 @@
 #[cfg(any(feature = "s3", feature = "gcs", feature = "azure", feature = "http"))]
 mod cloud;
 
-use super::{LocalStore, MemoryStore, Place, Remote, Store, key};
-use crate::{
-    error::{Error, Result},
-    tasks::Pool,
-};
+use super::{Disk, LocalStore, MemoryStore, Place, Remote, Store, key};
+use crate::error::{Error, Result};
 use std::{
     collections::HashMap,
     path::{Component, Path, PathBuf},
@@ -35,7 +32,7 @@ type Opened = HashMap<(String, Vec<(String, String)>), Arc<dyn Store>>;
 /// The stores of one engine, opened when they are named.
 #[derive(Debug)]
 pub(crate) struct Stores {
-    disk: Arc<Pool>,
+    disk: Arc<Disk>,
     remote: Arc<Remote>,
     local: OnceLock<Arc<LocalStore>>,
     opened: Mutex<Opened>,
@@ -43,7 +40,7 @@ pub(crate) struct Stores {
 
 impl Stores {
     /// Prepares stores that use the engine's disk threads and its runtime.
-    pub(crate) fn new(disk: Arc<Pool>, remote: Arc<Remote>) -> Self {
+    pub(crate) fn new(disk: Arc<Disk>, remote: Arc<Remote>) -> Self {
         Self { disk, remote, local: OnceLock::new(), opened: Mutex::default() }
     }
 

@@ -2,7 +2,7 @@ use super::*;
 use crate::error::ErrorKind;
 
 fn stores() -> Stores {
-    Stores::new(Arc::new(Pool::new("test", 1).unwrap()), Remote::new())
+    Stores::new(Arc::new(Disk::new(1).unwrap()), Remote::new())
 }
 
 fn options(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
