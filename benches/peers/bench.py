@@ -71,19 +71,38 @@ def measure(peer: str, folder: Path, size: str, everything: bool) -> dict[str, d
     return out
 
 
-def measure_milepost(program: Path, folder: Path, size: str) -> dict[str, dict]:
-    """The same four from `milepost bench checkpoint`, which makes the same state and drops the cache itself."""
-    state = "gpt2" if size == "gpt2" else str(states.state_bytes(size))
-    command = [program, "bench", "checkpoint", folder, "--state", state, "--repeat", "1", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
+def milepost(program: Path, *arguments) -> str:
+    """The standard output of one of our programs."""
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"milepost failed:\n{done.stderr[-4000:]}")
-    rows = {row["operation"]: row for row in json.loads(done.stdout)["rows"]}
-    names = {"save": "save", "cold": "restore cold", "warm": "restore warm", "one": "one parameter"}
-    return {
-        ours: {"seconds": rows[theirs]["median_ms"] / 1000, "peak_bytes": 0}
-        for ours, theirs in names.items()
-    }
+    return done.stdout
+
+
+def milepost_source(program: Path, folder: Path, size: str) -> Path:
+    """The state as a checkpoint, from which a save has it."""
+    work("safetensors", "save", folder, size, "cold")
+    milepost(program, "import", "--standalone", "--split", "/", folder / "state.safetensors", folder / "checkpoint")
+    return folder / "checkpoint"
+
+
+def measure_milepost(program: Path, source: Path, folder: Path, everything: bool) -> dict[str, dict]:
+    """The same four of the engine without Python, each in a process of its own too."""
+    operation = program.parent / "examples" / "operation"
+    saved = folder / "checkpoint"
+
+    def timed(*arguments) -> dict:
+        return json.loads(milepost(operation, *arguments))
+
+    folder.mkdir()
+    out = {"save": timed("save", source, saved)}
+    make_cold(folder, everything)
+    out["cold"] = timed("restore", saved)
+    make_warm(folder)
+    out["warm"] = timed("restore", saved)
+    make_cold(folder, everything)
+    out["one"] = timed("one", saved, states.ONE)
+    return out
 
 
 def table(results: dict[str, list[dict]], size: str) -> str:
@@ -105,7 +124,7 @@ def table(results: dict[str, list[dict]], size: str) -> str:
                 shown += f" ({median('ceiling', operation) / seconds:.2f})"
             cells.append(shown)
         peak = median(peer, "save", "peak_bytes")
-        cells.append(f"{peak / 1e9:.2f} GB" if peak else "—")  # milepost's process holds the bench, too
+        cells.append(f"{peak / 1e9:.2f} GB")
         lines.append(f"| {peer} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -116,7 +135,7 @@ def arguments():
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--peers", help="comma-separated; default: all that are installed")
     parser.add_argument("--dir", type=Path, default=Path("."), help="on the disk to measure")
-    parser.add_argument("--milepost", type=Path, help="the release binary")
+    parser.add_argument("--milepost", type=Path, help="the release binary; examples/operation is beside it")
     parser.add_argument("--drop-caches", action="store_true", help="cold: the whole machine's cache (root)")
     parser.add_argument("--json", type=Path, help="every single measurement, too")
     return parser.parse_args()
@@ -132,19 +151,20 @@ def main() -> None:
         raise SystemExit(f"unknown peers {sorted(unknown)}; there are: milepost, {', '.join(PEERS)}")
     if "milepost" in peers and not options.milepost:
         raise SystemExit("name the release binary: --milepost target/release/milepost")
-    need = int(1.1 * states.state_bytes(options.state) * options.repeat * len(peers))
+    need = int(1.1 * states.state_bytes(options.state) * (options.repeat * len(peers) + 2))
     free = shutil.disk_usage(options.dir).free
     if need > free:
         raise SystemExit(f"{need / 1e9:.0f} GB are needed below {options.dir}, {free / 1e9:.0f} GB are free")
     root = Path(tempfile.mkdtemp(prefix="bench-run-peers-", dir=options.dir))
     results: dict[str, list[dict]] = {peer: [] for peer in peers}
     try:
+        source = milepost_source(options.milepost, root / "source", options.state) if "milepost" in peers else root
         for repetition in range(options.repeat):
             turn = repetition % len(peers)
             for peer in peers[turn:] + peers[:turn]:
                 folder = root / f"{repetition}-{peer}"
                 if peer == "milepost":
-                    result = measure_milepost(options.milepost, folder, options.state)
+                    result = measure_milepost(options.milepost, source, folder, options.drop_caches)
                 else:
                     result = measure(peer, folder, options.state, options.drop_caches)
                 results[peer].append(result)

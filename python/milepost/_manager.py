@@ -154,6 +154,7 @@ class CheckpointManager:
         self._deleted: set[int] = set()  # by process 0, though this one may still list them
         self._foreign: list[Any] | None = None
         self._waiting: Waiting | None = None
+        self._knew = True
         _managers.add(self)
 
     def save(
@@ -181,6 +182,7 @@ class CheckpointManager:
         Raises: `StepAlreadyExists`, `ForeignFormat` where the run holds another library's steps and none of ours.
         """
         step = step_number(step)
+        self._knew = self._is_signalled()
         overwrite = self._overwrite if overwrite is None else overwrite
         if not force and not overwrite:
             reason = self._inner.skip(step)
@@ -311,6 +313,7 @@ class CheckpointManager:
 
     def should_save(self, step: int) -> Decision:
         """Whether the policy would save a step now, and why."""
+        self._knew = self._is_signalled()
         return Decision(*self._inner.should_save(step_number(step)))
 
     def plan(self) -> Plan:
@@ -412,7 +415,12 @@ class CheckpointManager:
 
     @property
     def preempted(self) -> bool:
-        """Whether preemption was signalled."""
+        """Whether preemption was signalled, and the last `save` or `should_save` knew of it: a loop that leaves on this
+        after a save does not leave without the step. Asked again without one between, whether it was signalled."""
+        knew, self._knew = self._knew, True
+        return knew and self._is_signalled()
+
+    def _is_signalled(self) -> bool:
         return self._inner.preempted()
 
     def watch_sigterm(self) -> None:

@@ -27,6 +27,7 @@ use crate::{
     tasks::{Cancel, Pool, Priority, wait},
 };
 use bytes::Bytes;
+use futures::future::{Either, select};
 use milepost_formats::{
     index::{IndexChunk, Object},
     record::{Item as ItemEntry, Record, RunMembers, Timing, tagged},
@@ -34,6 +35,8 @@ use milepost_formats::{
 use serde_json::{Map, Value};
 use std::{
     collections::BTreeMap,
+    future::pending,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -41,6 +44,8 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// A record has at most so many notes: two paths of 900 bytes each fit its limit so often.
 pub(super) const NOTES_MAX: usize = 16;
+/// Who cancels does not wait longer for a store that does not answer.
+const HUNG: Duration = Duration::from_secs(1);
 
 /// A checkpoint to save: items, metadata and metrics, and where they go.
 ///
@@ -413,8 +418,7 @@ impl CheckpointWriter {
             writer: writer.clone(),
         };
         let names = self.items.keys().cloned();
-        let attempt = self.cancel.guard(Attempt::begin(&self.engine, wish)).await?;
-        let attempt = attempt.with_items(names);
+        let attempt = self.begin(wish).await?.with_items(names);
         self.attempts.note(attempt.target(), &writer);
         let record = Record { step: self.step, writer, created_ms, ..Record::default() };
         let saved = async {
@@ -428,6 +432,21 @@ impl CheckpointWriter {
                 attempt.abandon().await;
                 Err(error)
             }
+        }
+    }
+
+    /// Begins the attempt; a cancellation takes away what it has made by then.
+    async fn begin(&self, wish: Wish) -> Result<Attempt> {
+        let cancelled = self.cancel.guard(pending::<Result<Attempt>>());
+        match select(pin!(cancelled), pin!(Attempt::begin(&self.engine, wish))).await {
+            Either::Left((cancelled, begun)) => {
+                let hung = self.engine.clock().sleep(HUNG);
+                if let Either::Left((Ok(attempt), _)) = select(begun, hung).await {
+                    attempt.abandon().await;
+                }
+                cancelled
+            }
+            Either::Right((begun, _)) => begun,
         }
     }
 

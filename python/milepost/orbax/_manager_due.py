@@ -36,7 +36,7 @@ class Due:
         return wanted
 
     def _here(self, step: int) -> bool:
-        is_preempted = not self._native.preempted and multihost.reached_preemption(step)
+        is_preempted = not self._native._is_signalled() and multihost.reached_preemption(step)
         if is_preempted:
             self._native.preempt()
         try:

@@ -266,7 +266,7 @@ class CheckpointManager(AbstractCheckpointManager):
         self._save_step(step, args, measured, bool(force), custom)
         if self._logger is not None:
             self._last_saved = time.time()
-            preempted = self.reached_preemption(step)
+            preempted = self._native._is_signalled() or multihost.reached_preemption(step)
             self._logger.log_entry(log.ended(synchronous=not self._is_async, preempted=preempted))
         return True
 
@@ -382,7 +382,9 @@ class CheckpointManager(AbstractCheckpointManager):
         return self._saves.is_any() or self._native.is_saving()
 
     def reached_preemption(self, step: int) -> bool:
-        """Tells whether preemption was signalled: to the native manager, or by jax at `step`."""
+        """Tells whether preemption was signalled: to the native manager before the last `save` or
+        `should_save`, or by jax at `step`.
+        """
         return self._native.preempted or multihost.reached_preemption(_step_number(step))
 
     def close(self) -> None:

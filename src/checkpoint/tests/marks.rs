@@ -128,3 +128,32 @@ fn writers_are_told_with_their_step() {
         assert!(block_on(writers(engine, run)).unwrap().is_empty());
     });
 }
+
+#[test]
+fn a_save_that_is_cancelled_at_any_change_leaves_nothing() {
+    let engine = engine();
+    let (_dir, local) = local(&engine);
+    for run in [local, at(&Aged::new(true))] {
+        save(&engine, &run, 1, 1);
+        let before = block_on(run.store().list_all(run.prefix())).unwrap().len();
+        for nth in 1.. {
+            let (store, cancel) = (FaultStore::new(Arc::clone(run.store())), Cancel::default());
+            let canceller = cancel.clone();
+            store.set_rule(move |operation| {
+                (operation.verb.changes() && operation.nth_change == nth).then(|| {
+                    canceller.cancel();
+                    Action::Delay(std::time::Duration::from_millis(20))
+                })
+            });
+            let place = Place::new(store, run.prefix());
+            let saved = block_on(writer(&engine, &place, 2, 2).cancel(cancel).save());
+            if saved.is_ok() {
+                assert!(nth > 5, "{nth}");
+                break;
+            }
+            assert_eq!(saved.unwrap_err().kind(), ErrorKind::Cancelled);
+            let after = block_on(run.store().list_all(run.prefix())).unwrap();
+            assert_eq!(after.len(), before, "{nth}: {after:?}");
+        }
+    }
+}

@@ -17,7 +17,7 @@ use crate::{
     error::{ErrorKind, Result},
     io::Engine,
     store::{Action, FaultStore, Place, Priority, Store, Verb},
-    tasks::Pool,
+    tasks::{Cancel, Pool},
     tree::Tree,
 };
 use aged::Aged;

@@ -116,7 +116,8 @@ pub enum SaveDecision {
     },
     /// When the run has no step yet, committed or in flight.
     Initial,
-    /// When preemption was signalled.
+    /// When preemption was signalled. A loop that leaves then reads the flag before a save, and leaves after it: the flag
+    /// may be raised between the two.
     Preemption,
     /// When any of these says so.
     Any(Vec<SaveDecision>),

@@ -81,6 +81,27 @@ assert manager.steps()[-1] == step and 10 < step < 1000, (step, manager.steps())
     )
 
 
+def test_a_loop_that_saves_and_then_leaves_has_saved_the_step(run):
+    """The signal comes between the save of a step and the look at the flag."""
+    run(
+        HEAD
+        + USE
+        + """
+manager = mp.CheckpointManager("run-2", save_interval_steps=100)
+manager.watch_sigterm()
+for step in range(1, 10):
+    saved = manager.save(step, {"step": step})
+    if step == 5:
+        os.kill(os.getpid(), signal.SIGTERM)
+    if manager.preempted:
+        break
+manager.close()
+assert saved and manager.steps() == [1, 6], (step, manager.steps())
+assert manager.preempted
+"""
+    )
+
+
 def test_every_manager_that_watches_is_told(run):
     run(
         HEAD

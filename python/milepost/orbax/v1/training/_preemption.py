@@ -8,7 +8,7 @@ from typing import Any
 
 def is_signalled(manager: Any, step: int) -> bool:
     """Returns whether the manager was told of preemption, or JAX's service was at `step`."""
-    if manager.preempted:
+    if manager._is_signalled():
         return True
     jax = sys.modules.get("jax")
     if jax is None or not jax.distributed.is_initialized():
