@@ -149,8 +149,7 @@ class CheckpointManager:
         if not read_only:
             self._check_names(run, step_prefix, step_width)
         self._read_only, self._overwrite = read_only, overwrite
-        self._storage = storage
-        self._closed = False
+        self._storage, self._closed = storage, False
         self._deleted: set[int] = set()  # by process 0, though this one may still list them
         self._foreign: list[Any] | None = None
         self._waiting: Waiting | None = None

@@ -1,6 +1,7 @@
 """`orbax_checkpointer=` and `orbax_utils` (§1.2): ours, and Orbax's own."""
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -79,20 +80,22 @@ def test_keep_and_overwrite_hold_for_it(ours, tmp_path, checkpointer):
     wait_for(lambda: not _orbax._pending)
 
 
-def test_an_async_save_that_fails_deletes_nothing(ours, tmp_path, monkeypatch):
+def test_an_async_save_that_fails_deletes_nothing(ours, tmp_path):
     checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
     ours.save_checkpoint(tmp_path, STATE, 1, orbax_checkpointer=checkpointer)
     checkpointer.wait_until_finished()
-
-    def fail(*_, **__):
-        raise OSError("the disk is gone")
-
-    monkeypatch.setattr(mp.SaveHandle, "result", fail)
-    for step, overwrite in ((2, False), (0, True)):
-        ours.save_checkpoint(tmp_path, STATE, step, overwrite=overwrite, orbax_checkpointer=checkpointer)
-        with pytest.raises(OSError, match="the disk is gone"):
-            checkpointer.wait_until_finished()
-    assert (tmp_path / "checkpoint_1").exists()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        for step, overwrite in ((2, False), (0, True)):
+            large = {"w": np.ones(1 << 20)}
+            ours.save_checkpoint(tmp_path, large, step, overwrite=overwrite, orbax_checkpointer=checkpointer)
+            with pytest.raises(mp.MilepostError, match="File too large"):
+                checkpointer.wait_until_finished()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    wait_for(lambda: not _orbax._pending)
+    assert os.listdir(tmp_path) == ["checkpoint_1"]
     checkpointer.close()
 
 
